@@ -1,0 +1,49 @@
+"""The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the notebooks,
+README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell. Works on a copy."""
+import os, subprocess, sys, tempfile
+from pathlib import Path
+
+import common, readme
+from common import directives, load, notebooks, root, text, where
+
+
+def remade(module, name, change=lambda copy: None):
+    "Run an nbdev command in a copy of the project; one line for each file it changed, made or no longer makes."
+    with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
+        copy = Path(tmp)/"project"; copy.mkdir()
+        common.copy_to(copy); change(copy)
+        env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"PYTHONPATH": str(copy)}
+        command = f"from {module} import {name}; {name}.__wrapped__()"
+        p = subprocess.run([sys.executable, "-c", command], cwd=copy, env=env, capture_output=True, text=True)
+        if p.returncode: return [f"{name} failed: {p.stderr.strip().splitlines()[-1]}"]
+        lib = Path(common.settings()["lib_path"])
+        mine = lambda base: {q.relative_to(base) for part, kind in ((lib, "*.py"), ("nbs", "*.ipynb")) for q in (base/part).rglob(kind)
+                             if not any(common.ignored.match(s) for s in q.relative_to(base).parts)}
+        before, after = mine(root) & set(common.files()), mine(copy)
+        read = lambda base, n: (base/n).read_bytes() if (base/n).exists() else None
+        return [f"{n}: differs after {name}" for n in sorted(before | after) if read(root, n) != read(copy, n)]
+
+
+def forget_modules(copy):
+    "Remove all that an export writes, so that a module without a notebook is noticed."
+    for p in (copy/common.settings()["lib_path"]).rglob("*.py"):
+        if p.name != "__init__.py": p.unlink()
+
+
+def figures():
+    "Each cell that declares a figure has one saved."
+    for path in notebooks():
+        for i, cell in enumerate(load(path)["cells"]):
+            if cell["cell_type"] != "code": continue
+            label = directives(text(cell["source"])).get("label", "")
+            images = [k for o in cell["outputs"] for k in o.get("data", {}) if k.startswith("image/")]
+            if label.startswith("fig-") and not images:
+                yield f"{where(path.relative_to(root), i, cell)}: {label} has no picture saved; run the notebook and save it"
+
+
+def main():
+    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean") + list(figures()) + readme.differences()
+    return common.report("saved", problems, f"{len(notebooks())} notebooks")
+
+
+if __name__ == "__main__": sys.exit(main())

@@ -1,0 +1,129 @@
+"""README.md is nbs/index.ipynb in Markdown; its pictures lie in nbs/images/index/.
+
+    python .ci/readme.py           write them
+    python .ci/readme.py --check   complain if they are not what would be written
+    python .ci/readme.py --run     run the commands of README.md: its `sh` blocks, in order, in a temporary folder
+
+Cells and directives are treated as nbdev treats them on the site. A block of commands that is only to be read is marked
+`console` instead of `sh`; lines that install or fetch the project, or run the notebooks, are not run again.
+"""
+import base64, os, re, subprocess, sys, tempfile
+from pathlib import Path
+
+import common
+from common import directives, load, nbs, notebooks, page_name, root, text, where
+
+source, target, images = nbs/"index.ipynb", root/"README.md", nbs/"images"/"index"
+hidden = {"hide", "export", "exporti", "default_exp"}
+
+
+def no_directives(code):
+    "A cell's code without the lines that speak to nbdev and Quarto."
+    lines = code.splitlines()
+    while lines and (not lines[0].strip() or re.match(r"#\s*\|", lines[0])): lines.pop(0)
+    return "\n".join(l for l in lines if not re.search(r"#\|\s*hide_line\s*$", l)).rstrip()
+
+
+def github_link(link):
+    "A link as it must be on GitHub, where README.md lies one folder above the notebooks."
+    if re.match(r"[a-z][a-z0-9+.-]*:|#|/", link): return link
+    path, sep, anchor = link.partition("#")
+    if path.endswith(".html"):
+        pages = {page_name(p.relative_to(nbs)).as_posix(): p.relative_to(nbs).as_posix() for p in notebooks()}
+        path = pages.get(Path(os.path.normpath(path)).as_posix(), path)
+    return Path(os.path.normpath(Path("nbs")/path)).as_posix() + sep + anchor
+
+
+def relink(markdown):
+    "Rewrite all links outside fenced blocks and code spans."
+    keep = re.compile(r"(^```.*?^```|`[^`\n]+`)", flags=re.S | re.M)
+    fix = lambda s: re.sub(r'(\]\(|(?:href|src)=")([^)\s"]+)', lambda m: m[1] + github_link(m[2]), s)
+    return "".join(s if i % 2 else fix(s) for i, s in enumerate(keep.split(markdown)))
+
+
+def fenced(body, language=""): return f"```{language}\n{body.rstrip()}\n```"
+
+
+def outputs(cell, options, i, pictures):
+    "The outputs of a cell in Markdown; pictures are put into `pictures`."
+    if options.get("output") == "false": return
+    for o in cell.get("outputs", []):
+        data = o.get("data", {})
+        if o["output_type"] == "stream":
+            if o["name"] == "stdout": yield fenced(text(o["text"]), "text")
+        elif "image/png" in data:
+            name = options.get("label", f"cell-{i}")
+            name += (f"-{len(pictures)}" if name + ".png" in pictures else "") + ".png"
+            pictures[name] = base64.b64decode(text(data["image/png"]))
+            yaml_text = lambda s: s[1:-1] if s[:1] == s[-1:] and s[:1] in ("'", '"') and s else s
+            alt, caption = (yaml_text(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
+            yield f"![{alt or caption}]({(images/name).relative_to(root).as_posix()})" + (f"\n\n*{caption}*" if caption else "")
+        elif "text/markdown" in data: yield relink(text(data["text/markdown"]))
+        elif "text/plain" in data: yield fenced(text(data["text/plain"]), "text")
+
+
+def make():
+    "The text of README.md and its pictures by name."
+    parts, pictures = ["<!-- Made from nbs/index.ipynb by .ci/readme.py: edit the notebook, not this file. -->"], {}
+    for i, cell in enumerate(load(source)["cells"]):
+        code = text(cell["source"])
+        if cell["cell_type"] == "markdown": parts.append(relink(code.strip()))
+        if cell["cell_type"] != "code": continue
+        options = directives(code)
+        if hidden & options.keys() or options.get("include") == "false": continue
+        code = no_directives(code)
+        if code and options.get("echo") != "false": parts.append(fenced(code, "python"))
+        parts += outputs(cell, options, i, pictures)
+    return "\n\n".join(p for p in parts if p) + "\n", pictures
+
+
+def unfit(made):
+    "What Quarto would understand and GitHub does not."
+    for i, cell in enumerate(load(source)["cells"]):
+        if cell["cell_type"] != "markdown": continue
+        body = common.prose(text(cell["source"]))
+        for m in re.finditer(r"(?<![\w@.])@[A-Za-z][\w:-]+|^:::.*$|\{#[\w-]+\}|\{\.[\w-]+.*?\}", body, flags=re.M):
+            yield f"{where('nbs/index.ipynb', i, cell)}: GitHub cannot show {m[0]!r}, and this page is README.md too"
+    for link in re.findall(r'(?:\]\(|(?:href|src)=")([^)\s"#]+)', common.prose(made)):
+        if not re.match(r"[a-z][a-z0-9+.-]*:", link) and not (root/link).exists():
+            yield f"README.md: link to {link}, which does not exist"
+
+
+def differences():
+    "One line for each thing that is not as it would be made."
+    if not source.exists(): return ["README.md: exists without nbs/index.ipynb"] if target.exists() else []
+    made, pictures = make()
+    out = list(unfit(made))
+    if not target.exists() or target.read_text(encoding="utf-8") != made:
+        out.append("README.md: differs from nbs/index.ipynb; run python .ci/readme.py")
+    have = {p.name: p.read_bytes() for p in images.glob("*.png")} if images.exists() else {}
+    return out + [f"nbs/images/index/{n}: differs from nbs/index.ipynb; run python .ci/readme.py"
+                  for n in sorted(have.keys() | pictures.keys()) if have.get(n) != pictures.get(n)]
+
+
+def write():
+    made, pictures = make()
+    target.write_text(made, encoding="utf-8")
+    for old in images.glob("*.png"): old.unlink()
+    if pictures: images.mkdir(parents=True, exist_ok=True)
+    for name, png in pictures.items(): (images/name).write_bytes(png)
+
+
+def run():
+    "Run the commands of README.md; the exit code."
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", target.read_text(encoding="utf-8"), flags=re.S | re.M) if target.exists() else []
+    skip = re.compile(r"\s*(pip install|git clone|cd dfml_nb\b|nbdev_test\b)")
+    lines = [l for b in blocks for l in b.splitlines() if not skip.match(l)]
+    with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
+        code = subprocess.run(["bash", "-euxo", "pipefail", "-c", "\n".join(lines)], cwd=tmp, stdin=subprocess.DEVNULL).returncode
+    print(f"README.md: {sum(bool(l.strip()) for l in lines)} lines of commands, exit code {code}", flush=True)
+    return 1 if code else 0
+
+
+def main():
+    if "--run" in sys.argv: return run()
+    if "--check" in sys.argv: return common.report("readme", differences(), "README.md")
+    write()
+
+
+if __name__ == "__main__": sys.exit(main())
