@@ -6,10 +6,11 @@
 __all__ = ['DEMO', 'pretrain', 'check', 'parse_settings', 'train', 'test', 'demo', 'demo_pictures', 'parser', 'parse_shots',
            'main']
 
-# %% ../nbs/13_cli.ipynb #8baad346
+# %% ../nbs/13_cli.ipynb #d5ce4ace
 import argparse, json, sys, time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 from .core import DFMLError, RunError, RunFolder, SettingsError, device_name, pick_device, require, rng, save_json, versions
@@ -17,7 +18,8 @@ from .adapt import ADAPTERS
 from .data import load_data, show_images
 from .evaluate import as_table
 from .nets import ARCHS
-from .pool import Pool, check_pool, pool_table, pretrain_pool
+from .pool import Pool, check_pool, pool_table
+from .pretrain import pretrain_pool
 from .recipes import BUDGETS, POOL_BUDGETS, RECIPES, DataFreeMetaLearner, budget_text, result, test_learner
 
 # %% ../nbs/13_cli.ipynb #e212dd38
@@ -94,7 +96,7 @@ def test(run: str,              # run folder of `train`, or a file of `DataFreeM
     print(as_table({names[c]: [r for r in rows if r["selection"] == c] for c in names if any(r["selection"] == c for r in rows)}))
     return record
 
-# %% ../nbs/13_cli.ipynb #27170d20
+# %% ../nbs/13_cli.ipynb #19eb9d4e
 DEMO = (("random", "random initialisation, fine-tuned"), ("teacher", "one teacher, nearest centroid"), ("free", "FREE"))
 
 def demo(out: str = "dfml_demo",  # folder for the pool, the runs, pictures and results
@@ -129,6 +131,7 @@ def demo_pictures(learner, pool: Pool, out: Path):
     x = torch.cat([t.x[t.y == c][:4] for t in tasks for c in (0, 1)]).cpu()
     fig = show_images(x, ncol=8, size=.6)
     fig.savefig(out/"recovered.png", dpi=100)
+    plt.close(fig)
 
 # %% ../nbs/13_cli.ipynb #f4bae974
 def parser() -> argparse.ArgumentParser:

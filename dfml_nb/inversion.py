@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'jitter', 'Weights', 'inversion_terms', 'invert_pixels', 'recover_steps', 'invert_generator', 'judge',
-           'transfer_accuracy']
+           'jitter', 'Weights', 'inversion_terms', 'invert_pixels', 'adam', 'recover_steps', 'invert_generator',
+           'judge', 'transfer_accuracy']
 
 # %% ../nbs/04_inversion.ipynb #b575872f
 import contextlib
@@ -118,12 +118,12 @@ def jitter(x,            # (N, C, H, W)
     x = F.pad(x, (pad,)*4)[..., dy:dy+h, dx:dx+w] if pad else x
     return x.flip(-1) if flip and mirror else x
 
-# %% ../nbs/04_inversion.ipynb #c9e6107c
+# %% ../nbs/04_inversion.ipynb #125cb0e1
 @dataclass
 class Weights:
     "Weights of the inversion terms."
     label: float = 1.   # cross-entropy of the wanted class
-    bn: float = 1.      # batch-norm statistics
+    bn: float = .1      # batch-norm statistics
     adv: float = 1.     # boundary between teacher and student, if there is a student
     tv: float = 0.      # total variation
     norm: float = 0.    # size of the pixels
@@ -146,7 +146,7 @@ def inversion_terms(teacher: Classifier, # frozen
         terms["adv"] = w.adv * boundary_loss(s, logits, w.kl)
     return terms
 
-# %% ../nbs/04_inversion.ipynb #b9246017
+# %% ../nbs/04_inversion.ipynb #9765a2fc
 def invert_pixels(teacher: Classifier,  # frozen
                   per_class: int = 20,  # images of each class
                   steps: int = 150,     # gradient steps
@@ -157,7 +157,7 @@ def invert_pixels(teacher: Classifier,  # frozen
                   watch=None,           # called with (step, images) before each step
                   quiet=True) -> Task:
     "Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER)."
-    w, gen, dev = w or Weights(bn=.1, tv=1e-4), rng(seed, "pixels"), teacher.mean.device
+    w, gen, dev = w or Weights(tv=1e-4), rng(seed, "pixels"), teacher.mean.device
     y = balanced_labels(teacher.n_classes, per_class, dev)
     x = (teacher.mean.cpu() + teacher.std.cpu() * torch.randn(len(y), teacher.channels, teacher.size, teacher.size, generator=gen))
     x = x.clamp(0, 1).to(dev).requires_grad_()
@@ -169,7 +169,14 @@ def invert_pixels(teacher: Classifier,  # frozen
         with torch.no_grad(): x.clamp_(0, 1)
     return Task(x.detach(), y, classes or list(range(teacher.n_classes)))
 
-# %% ../nbs/04_inversion.ipynb #492ca951
+# %% ../nbs/04_inversion.ipynb #da0bd476
+def adam(params, lr: float): # params: tensors, or groups of them
+    "Adam with the moments that the DFML papers use for generators (0.5, 0.999), in one fused kernel where there is one."
+    params = list(params)
+    first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
+    return torch.optim.Adam(params, lr, betas=(.5, .999), fused=first.device.type in ("cpu", "cuda"))
+
+# %% ../nbs/04_inversion.ipynb #5750d76b
 def recover_steps(generator: Generator,  # its weights are changed
                   teacher: Classifier,   # frozen
                   y,                     # (N,) wanted labels
@@ -180,7 +187,7 @@ def recover_steps(generator: Generator,  # its weights are changed
                   student=None, flip=True, pad: int = 4): # see `inversion_terms`, `jitter`
     "Train `generator` and noise for one teacher; yields (images, terms) at each step, with the gradients still on the weights."
     z = torch.randn(len(y), generator.nz, generator=gen).to(next(generator.parameters())).requires_grad_()
-    opt = torch.optim.Adam([dict(params=list(generator.parameters()), lr=lr), dict(params=[z], lr=lr_z)], betas=(.5, .999))
+    opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
     for _ in range(steps):
         x = generator(z)
         terms = inversion_terms(teacher, jitter(x, gen, pad, flip), y, w, student)
@@ -188,11 +195,11 @@ def recover_steps(generator: Generator,  # its weights are changed
         yield x.detach(), {k: v.item() for k, v in terms.items()}
         opt.step()
 
-# %% ../nbs/04_inversion.ipynb #601e737b
+# %% ../nbs/04_inversion.ipynb #219da8cd
 def invert_generator(teacher: Classifier,  # frozen
                      per_class: int = 20,  # images of each class
                      steps: int = 200,     # gradient steps (200 in BiDf-MKD and TGR)
-                     w: Weights = None,    # default: label 1, bn 1
+                     w: Weights = None,    # default: label 1, bn 0.1
                      classes=None,         # global keys of the labels
                      seed=0, flip=True,    # randomness and `jitter`
                      ngf: int = 64, nz: int = 256, # size of the generator

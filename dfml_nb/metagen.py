@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['FIveSettings', 'adapt_generator', 'FIve']
 
-# %% ../nbs/05_metagen.ipynb #d5664fe6
+# %% ../nbs/05_metagen.ipynb #f315680e
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
 
 from .core import SettingsError, fork_seed, require, rng
-from .inversion import Task, Weights, balanced_labels, recover_steps
+from .inversion import Task, Weights, adam, balanced_labels, recover_steps
 from .nets import Classifier, Generator
 
-# %% ../nbs/05_metagen.ipynb #7330c81d
+# %% ../nbs/05_metagen.ipynb #9b338fa8
 @dataclass
 class FIveSettings:
     "Settings of the meta-generator; defaults from FREE."
@@ -26,7 +26,7 @@ class FIveSettings:
     lr_meta: float = 1e-3      # outer Adam
     nz: int = 256              # length of the noise vector
     ngf: int = 64              # width of the generator
-    meta_grad: str = "last"    # gradient that trains the meta-generator: of the 'last' inner step (FREE), or of 'all', averaged (Fast-Datafree)
+    meta_grad: str = "all"     # gradient that trains the meta-generator: mean of 'all' inner steps (Fast-Datafree), or of the 'last' one (released FREE)
     persistent: bool = True    # keep the outer optimiser's moments from step to step
     flip: bool = True          # mirror images before the teacher sees them
     pad: int = 4               # shift them by up to so many pixels
@@ -50,7 +50,7 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
         elif step == s.steps - 1: grads = [p.grad.clone() for p in g.parameters()]
     return x, y, grads, terms
 
-# %% ../nbs/05_metagen.ipynb #a16d1ac3
+# %% ../nbs/05_metagen.ipynb #daa5caf2
 class FIve:
     "Meta-generator that adapts to any teacher in k steps (FREE, section on FIve)."
     def __init__(self, size: int = 32,       # side of the images in pixels
@@ -64,7 +64,7 @@ class FIve:
         with fork_seed(seed, "meta-generator"): self.generator = Generator(self.s.nz, self.s.ngf, size, channels).to(device)
         self.new_optimizer()
 
-    def new_optimizer(self): self.opt = torch.optim.Adam(self.generator.parameters(), self.s.lr_meta, betas=(.5, .999))
+    def new_optimizer(self): self.opt = adam(self.generator.parameters(), self.s.lr_meta)
 
     def state_dict(self): return dict(generator=self.generator.state_dict(), opt=self.opt.state_dict())
 

@@ -64,14 +64,14 @@ def override(settings,       # a settings object; not changed
         setattr(at, last, value)
     return new
 
-# %% ../nbs/12_recipes.ipynb #46881a02
+# %% ../nbs/12_recipes.ipynb #bcec1cf0
 RELEASED = {"five.w.kl": "released", "bell.kl": "released", "store": "last", "student": "stale",
-            "five.persistent": False, "five.w.bn": 0., "distinct": False}
+            "five.persistent": False, "five.w.bn": 0., "five.meta_grad": "last", "distinct": False}
 
-# %% ../nbs/12_recipes.ipynb #6e8e8694
+# %% ../nbs/12_recipes.ipynb #0d9d77c9
 BUDGETS = dict(
     paper={},
-    cpu={"outer_steps": 120, "warmup": 10, "replay.max_batches": 15},
+    cpu={"outer_steps": 100, "warmup": 10, "replay.max_batches": 20},
     demo={"outer_steps": 24, "warmup": 4, "teachers": 2, "five.per_class": 16, "five.ngf": 32, "replay.max_batches": 12, "replay.episodes": 5, "measure": 4},
     smoke={"outer_steps": 3, "warmup": 1, "teachers": 2, "five.per_class": 16, "five.ngf": 8, "five.nz": 32, "replay.max_batches": 2, "replay.episodes": 2, "measure": 1})
 
