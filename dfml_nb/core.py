@@ -68,14 +68,16 @@ def fork_seed(*parts):  # what this randomness is for, as in `rng`
         torch.manual_seed(stable_seed(*parts))
         yield
 
-# %% ../nbs/00_core.ipynb #1367ef20
+# %% ../nbs/00_core.ipynb #409c32e7
 def pick_device(device="auto"    # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.device`
                ) -> torch.device:
     "The device to compute on; `auto` takes CUDA if there is one, else Apple's MPS, else the CPU. Raises `SettingsError`."
     if str(device) != "auto":
         try: dev = torch.device(device)
         except RuntimeError as e: raise SettingsError(f"unknown device {device!r}: use auto, cpu, cuda or mps") from e
-        require(dev.type != "cuda" or torch.cuda.is_available(), "no CUDA device can be used here: say --device cpu")
+        require(dev.type in ("cpu", "cuda", "mps"), f"unknown device {device!r}: use auto, cpu, cuda or mps")
+        try: torch.empty(1, device=dev)
+        except Exception as e: raise SettingsError(f"{device} cannot be used here: say --device cpu") from e
         return dev
     if torch.cuda.is_available(): return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -132,7 +134,7 @@ def atomic_write(path,   # the file to write
     finally:
         with contextlib.suppress(OSError): tmp.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #d49391fb
+# %% ../nbs/00_core.ipynb #91bcacb2
 def _plain(o):
     if is_dataclass(o): return asdict(o)
     if isinstance(o, (np.integer, np.floating)): return o.item()
@@ -146,8 +148,8 @@ def save_json(path, # the file to write
     text = json.dumps(obj, indent=1, default=_plain, ensure_ascii=False)
     atomic_write(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
 
-def load_json(path,        # the file to read
-              error=RunError): # the error to raise
+def load_json(path,            # the file to read
+              error=RunError): # the error to raise; → what the file holds
     "Read JSON; raises `error` if the file is missing or is no JSON."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as e: raise error(f"{path} does not exist") from e
@@ -162,7 +164,7 @@ def sha256_file(path  # an existing file
         for piece in iter(lambda: f.read(1 << 20), b""): h.update(piece)
     return h.hexdigest()
 
-# %% ../nbs/00_core.ipynb #2a66997b
+# %% ../nbs/00_core.ipynb #b2da7975
 class RunFolder:
     "A folder with the configuration, log and checkpoints of one run."
     keep = 2   # checkpoints kept
@@ -178,10 +180,11 @@ class RunFolder:
         config = json.loads(json.dumps(config, default=_plain))
         if self.config_file.exists():
             old = load_json(self.config_file)
+            require(isinstance(old, dict), f"{self.config_file} was not written by this program: choose another folder", RunError)
             diff = sorted(k for k in old.keys() | config.keys() if old.get(k) != config.get(k))
             require(not diff, f"{self.path} already holds another run (different: {', '.join(diff)}): choose another folder or delete it", RunError)
         else:
-            require(not self.path.exists() or not any(self.path.iterdir()),
+            require(not self.path.exists() or self.path.is_dir() and all(p.name.startswith(".") for p in self.path.iterdir()),
                     f"{self.path} is not empty and holds no run of this program: choose another folder", RunError)
             save_json(self.config_file, config)
         return self
@@ -196,7 +199,9 @@ class RunFolder:
 
     def log(self, **row): # one event; `row` becomes one JSON line
         "Append a line to `log.jsonl`."
-        with open(self.path/"log.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(row, default=_plain) + "\n")
+        try:
+            with open(self.path/"log.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(row, default=_plain) + "\n")
+        except OSError as e: raise RunError(f"could not write {self.path/'log.jsonl'}: {e}. Free some space; the same command goes on where it stopped.") from e
 
     def rows(self) -> list: # of dicts
         "The log; a last line cut short by a crash is dropped."
@@ -215,7 +220,7 @@ class RunFolder:
         atomic_write(self.path/f"checkpoint_{step:08d}.pt", lambda p: torch.save(dict(state, step=step), p))
         for old in self.checkpoints()[self.keep:]: old.unlink(missing_ok=True)
 
-    def latest(self): # → dict or None
+    def latest(self): # → the state that was saved, with its `step`; or None
         "The newest readable checkpoint, or None. An unreadable one is skipped, with a warning on the error stream."
         for f in self.checkpoints():
             try: return torch.load(f, map_location="cpu", weights_only=True)

@@ -23,7 +23,7 @@ def mean_ci(values # accuracies, any unit
     require(len(v) > 0, "no episodes, no mean", EpisodeError)
     return v.mean().item(), 1.96 * v.std(correction=0).item() / math.sqrt(len(v))
 
-# %% ../nbs/10_evaluate.ipynb #21a123de
+# %% ../nbs/10_evaluate.ipynb #5ef2ca17
 def episode_accuracy(model, adapt, episode, way: int, query_statistics) -> list: # one accuracy (0..1) for each entry of query_statistics
     "Adapt to the support set, score the query set."
     clf = adapt(model, episode.support_x, episode.support_y, way)
@@ -37,15 +37,19 @@ def evaluate(model,                 # a `Classifier`
              seed: int = 0,         # of the episodes
              query_statistics=(False, True), # which figures: inductive, transductive
              selection: str = "last", # how the model was chosen: 'last', 'val' or 'test-max'; only recorded
-             device="cpu", quiet=True) -> list: # one row a figure: way, shot, episodes, acc, ci95 (percent), query_statistics, selection
+             device="cpu", quiet=True,
+             keep=False             # also keep the accuracy of each episode (0..1), under `per_episode`
+            ) -> list: # one row a figure: way, shot, episodes, acc, ci95 (percent), query_statistics, selection
     "Few-shot accuracy by the protocol. Raises `EpisodeError` if the split cannot give such episodes."
+    require(n >= 1 and way >= 2, f"{n} episodes of {way} classes: ask for at least one episode and two classes", EpisodeError)
     accs = []
     for e in progress(episodes(split, way, shot, query, n, seed), f"{way}-way {shot}-shot", n, quiet):
         accs.append(episode_accuracy(model, adapt, e.to(device), way, query_statistics))
     rows = []
     for q, values in zip(query_statistics, zip(*accs)):
         acc, ci = mean_ci(values)
-        rows.append(dict(way=way, shot=shot, episodes=n, acc=round(100*acc, 3), ci95=round(100*ci, 3), query_statistics=q, selection=selection))
+        rows.append(dict(way=way, shot=shot, episodes=n, acc=round(100*acc, 3), ci95=round(100*ci, 3), query_statistics=q, selection=selection,
+                         **({"per_episode": [round(v, 4) for v in values]} if keep else {})))
     return rows
 
 # %% ../nbs/10_evaluate.ipynb #28d6a10d
@@ -75,13 +79,14 @@ def as_table(results: dict # name → rows from `evaluate`
         lines.append(f"| {name} | " + " | ".join(cell.get(c, "–") for c in cols) + " |")
     return "\n".join(lines)
 
-# %% ../nbs/10_evaluate.ipynb #89e736e9
+# %% ../nbs/10_evaluate.ipynb #7e1ac479
 RESULT_FIELDS = "recipe data pool budget seed device versions seconds settings test".split()
 
 def load_results(folder,            # e.g. 'results'
                  pattern="*.json"   # which files
                 ) -> dict:          # file name without ending → record, sorted by name
-    "Read the records of finished runs. Raises `DataError` for a file that lacks a field of the format."
+    "Read the records of finished runs. Raises `DataError` if there is no such folder, or a file lacks a field of the format."
+    require(Path(folder).is_dir(), f"there is no folder {folder} with results", DataError)
     out = {f.stem: load_json(f, DataError) for f in sorted(Path(folder).glob(pattern))}
     for name, r in out.items():
         missing = [k for k in RESULT_FIELDS if k not in r]

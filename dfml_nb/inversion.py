@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'jitter', 'Weights', 'inversion_terms', 'invert_pixels', 'adam', 'recover_steps', 'invert_generator',
-           'judge', 'transfer_accuracy']
+           'jitter', 'Weights', 'inversion_terms', 'invert_pixels', 'adam', 'recover_steps', 'up_to_4',
+           'invert_generator', 'judge', 'transfer_accuracy']
 
-# %% ../nbs/04_inversion.ipynb #b575872f
+# %% ../nbs/04_inversion.ipynb #477df6ea
 import contextlib
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import progress, require, rng
-from .nets import Classifier, Generator, fork_seed
+from .core import fork_seed, progress, require, rng
+from .nets import Classifier, Generator
 
 # %% ../nbs/04_inversion.ipynb #a670b1eb
 @dataclass
@@ -96,14 +96,14 @@ def kl_rows(student, # logits (N, classes)
     if kl == "true": return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
     return F.kl_div(student.softmax(1), teacher.softmax(1), reduction="none").sum(1)
 
-# %% ../nbs/04_inversion.ipynb #52fea750
+# %% ../nbs/04_inversion.ipynb #d59b3548
 def boundary_loss(student, # logits (N, classes)
                   teacher, # logits (N, classes)
-                  kl: str = "true" # as in `kl_rows`; in the released codes the roles of teacher and student are swapped
+                  kl: str = "true" # 'true'; 'reverse': KL(student ‖ teacher); 'released': that direction, with probabilities where log-probabilities belong
                  ) -> torch.Tensor: # scalar; low where the two agree in class but differ in probabilities
     "Minus the divergence on samples where both predict the same class (FREE, adversarial term of FIve)."
     agree = (student.argmax(1) == teacher.argmax(1)).float()
-    rows = kl_rows(student, teacher) if kl == "true" else kl_rows(teacher, student, "released")
+    rows = kl_rows(student, teacher) if kl == "true" else kl_rows(teacher, student, "true" if kl == "reverse" else kl)
     return -(rows * agree).mean()
 
 # %% ../nbs/04_inversion.ipynb #0c0b3600
@@ -118,7 +118,7 @@ def jitter(x,            # (N, C, H, W)
     x = F.pad(x, (pad,)*4)[..., dy:dy+h, dx:dx+w] if pad else x
     return x.flip(-1) if flip and mirror else x
 
-# %% ../nbs/04_inversion.ipynb #125cb0e1
+# %% ../nbs/04_inversion.ipynb #e1377318
 @dataclass
 class Weights:
     "Weights of the inversion terms."
@@ -127,7 +127,7 @@ class Weights:
     adv: float = 1.     # boundary between teacher and student, if there is a student
     tv: float = 0.      # total variation
     norm: float = 0.    # size of the pixels
-    kl: str = "true"    # divergence in the boundary term: 'true' or 'released'
+    kl: str = "true"    # divergence in the boundary term: 'true', 'reverse' or 'released', see `boundary_loss`
 
 def inversion_terms(teacher: Classifier, # frozen
                     x,                   # (N, C, H, W) in [0, 1]
@@ -146,7 +146,7 @@ def inversion_terms(teacher: Classifier, # frozen
         terms["adv"] = w.adv * boundary_loss(s, logits, w.kl)
     return terms
 
-# %% ../nbs/04_inversion.ipynb #9765a2fc
+# %% ../nbs/04_inversion.ipynb #8087c4c1
 def invert_pixels(teacher: Classifier,  # frozen
                   per_class: int = 20,  # images of each class
                   steps: int = 150,     # gradient steps
@@ -157,6 +157,7 @@ def invert_pixels(teacher: Classifier,  # frozen
                   watch=None,           # called with (step, images) before each step
                   quiet=True) -> Task:
     "Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER)."
+    require(steps >= 1, f"inversion needs at least one step, not {steps}")
     w, gen, dev = w or Weights(tv=1e-4), rng(seed, "pixels"), teacher.mean.device
     y = balanced_labels(teacher.n_classes, per_class, dev)
     x = (teacher.mean.cpu() + teacher.std.cpu() * torch.randn(len(y), teacher.channels, teacher.size, teacher.size, generator=gen))
@@ -195,7 +196,11 @@ def recover_steps(generator: Generator,  # its weights are changed
         yield x.detach(), {k: v.item() for k, v in terms.items()}
         opt.step()
 
-# %% ../nbs/04_inversion.ipynb #219da8cd
+# %% ../nbs/04_inversion.ipynb #804be1c4
+def up_to_4(size: int) -> int: # divisible by 4, at least `size`
+    "The side of generated images for a teacher of side `size`; teachers resize what they see."
+    return -(-size // 4) * 4
+
 def invert_generator(teacher: Classifier,  # frozen
                      per_class: int = 20,  # images of each class
                      steps: int = 200,     # gradient steps (200 in BiDf-MKD and TGR)
@@ -205,18 +210,20 @@ def invert_generator(teacher: Classifier,  # frozen
                      ngf: int = 64, nz: int = 256, # size of the generator
                      watch=None,           # called with (step, images)
                      quiet=True) -> Task:
-    "Recover a task from one teacher with a generator trained from scratch for it alone."
+    "Recover a task from one teacher with a generator trained from scratch for it alone. Raises `SettingsError`."
+    require(steps >= 1, f"inversion needs at least one step, not {steps}")
     gen, dev = rng(seed, "generator"), teacher.mean.device
-    with fork_seed(seed, "generator"): g = Generator(nz, ngf, teacher.size, teacher.channels).to(dev)
+    with fork_seed(seed, "generator"): g = Generator(nz, ngf, up_to_4(teacher.size), teacher.channels).to(dev)
     y = balanced_labels(teacher.n_classes, per_class, dev)
     loop = recover_steps(g, teacher, y, steps, w or Weights(), gen, flip=flip)
     for step, (x, _) in enumerate(progress(loop, "generator inversion", steps, quiet)):
         if watch: watch(step, x)
     return Task(x, y, classes or list(range(teacher.n_classes)))
 
-# %% ../nbs/04_inversion.ipynb #86e1a9e0
+# %% ../nbs/04_inversion.ipynb #cfec3893
 @torch.no_grad()
-def judge(task: Task, teacher: Classifier) -> dict: # loss in nats, acc in 0..1
+def judge(task: Task, teacher: Classifier # the one it was recovered from
+         ) -> dict: # loss in nats, acc in 0..1
     "Cross-entropy and accuracy of a task's own teacher on it."
     logits = teacher(task.x)
     return dict(loss=label_loss(logits, task.y).item(), acc=(logits.argmax(1) == task.y).float().mean().item())

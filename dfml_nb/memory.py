@@ -5,25 +5,27 @@
 # %% auto #0
 __all__ = ['to_bytes', 'to_float', 'Memory', 'memory_episode']
 
-# %% ../nbs/06_memory.ipynb #844745b6
+# %% ../nbs/06_memory.ipynb #2bb13888
 from collections import OrderedDict
 
 import torch
 
-from .core import EpisodeError, require, rng
+from .core import EpisodeError, require
 from .data import Episode
 from .inversion import Task
 
-# %% ../nbs/06_memory.ipynb #830a951c
-def to_bytes(x): # float in [0, 1]
-    "uint8 in 0..255, rounded."
+# %% ../nbs/06_memory.ipynb #9ae54ad5
+def to_bytes(x # float in [0, 1], any shape
+            ):    # uint8 in 0..255, the same shape
+    "Images as bytes, rounded to the nearest level."
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
-def to_float(b): # uint8
-    "float32 in [0, 1]."
+def to_float(b # uint8, any shape
+            ):    # float32 in [0, 1]
+    "Bytes as images."
     return b.float() / 255
 
-# %% ../nbs/06_memory.ipynb #a1fe43d8
+# %% ../nbs/06_memory.ipynb #f9d4ad7d
 class Memory:
     "Recovered images by global class: a ring of `per_class` for each of at most `max_classes` classes."
     def __init__(self, per_class: int = 400,    # images kept of one class (FREE: 20 batches of 20)
@@ -36,21 +38,26 @@ class Memory:
     @property
     def classes(self): return list(self.rings)
 
-    def add(self, task: Task):
-        "File a recovered task's images under the global names of their classes."
-        images = to_bytes(task.x.detach())
+    def add(self, task: Task): # its classes must be global keys (tuples), as from `Pool.class_keys`
+        "File a recovered task's images under the global names of their classes, in main memory. Raises `SettingsError`."
+        require(all(isinstance(k, tuple) for k in task.classes), "a task needs global class keys to be remembered: pass classes=pool.class_keys(i)")
+        images, y = to_bytes(task.x.detach()).cpu(), task.y.cpu()
         for label, key in enumerate(task.classes):
-            new = images[task.y == label]
+            new = images[y == label]
             ring = torch.cat([self.rings[key], new]) if key in self.rings else new
-            self.rings[key] = ring[-self.per_class:].contiguous()
+            self.rings[key] = ring[-self.per_class:].clone()          # a slice would keep the whole tensor alive
             self.rings.move_to_end(key)
         while len(self.rings) > self.max_classes: self.rings.popitem(last=False)
 
-    def state_dict(self): return dict(keys=[list(k) for k in self.rings], images=list(self.rings.values()))
+    def state_dict(self): # tensors, strings and numbers only
+        "Everything that is remembered."
+        return dict(keys=[list(k) for k in self.rings], images=list(self.rings.values()))
 
-    def load_state_dict(self, state): self.rings = OrderedDict((tuple(k), v) for k, v in zip(state["keys"], state["images"]))
+    def load_state_dict(self, state): # from `state_dict`
+        "Replace what is remembered."
+        self.rings = OrderedDict((tuple(k), v) for k, v in zip(state["keys"], state["images"]))
 
-# %% ../nbs/06_memory.ipynb #b480fc8e
+# %% ../nbs/06_memory.ipynb #fa8c947a
 def memory_episode(memory: Memory,
                    way: int, shot: int, query: int, # classes; support and query images of each
                    gen,             # `torch.Generator` on the CPU
@@ -62,7 +69,7 @@ def memory_episode(memory: Memory,
     require(len(ready) >= way, f"memory holds {len(ready)} classes with {shot + query} images or more, and {way} are needed: recover more tasks first", EpisodeError)
     chosen = [ready[i] for i in torch.randperm(len(ready), generator=gen)[:way].tolist()]
     picks = [memory.rings[k][torch.randperm(len(memory.rings[k]), generator=gen)[:shot + query]] for k in chosen]
-    images = to_float(torch.stack(picks)).to(device)                      # (way, shot + query, C, H, W)
+    images = to_float(torch.stack(picks).to(device))                      # (way, shot + query, C, H, W)
     y = torch.arange(way, device=device)
     return Episode(images[:, :shot].flatten(0, 1), y.repeat_interleave(shot),
                    images[:, shot:].flatten(0, 1), y.repeat_interleave(query), chosen)

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['FIveSettings', 'adapt_generator', 'FIve']
 
-# %% ../nbs/05_metagen.ipynb #f315680e
+# %% ../nbs/05_metagen.ipynb #eb9e8286
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
 
-from .core import SettingsError, fork_seed, require, rng
-from .inversion import Task, Weights, adam, balanced_labels, recover_steps
+from .core import fork_seed, require
+from .inversion import Task, Weights, adam, balanced_labels, recover_steps, up_to_4
 from .nets import Classifier, Generator
 
-# %% ../nbs/05_metagen.ipynb #9b338fa8
+# %% ../nbs/05_metagen.ipynb #ac072a05
 @dataclass
 class FIveSettings:
-    "Settings of the meta-generator; defaults from FREE."
+    "Settings of the meta-generator; numbers from FREE's released code, except `meta_grad`, `persistent` and the terms of `w`."
     steps: int = 5             # k, gradient steps for each teacher
     per_class: int = 20        # images of each class
     lr: float = 1e-3           # inner Adam, weights of the generator
@@ -50,25 +50,28 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
         elif step == s.steps - 1: grads = [p.grad.clone() for p in g.parameters()]
     return x, y, grads, terms
 
-# %% ../nbs/05_metagen.ipynb #daa5caf2
+# %% ../nbs/05_metagen.ipynb #da548cc6
 class FIve:
     "Meta-generator that adapts to any teacher in k steps (FREE, section on FIve)."
     def __init__(self, size: int = 32,       # side of the images in pixels
                  channels: int = 3,          # 1 or 3
                  s: FIveSettings = None,     # by default the paper's
                  seed=0,                     # of the initial weights
-                 device="cpu"):
+                 device="cpu"):              # of the generator; teachers must be there too
         self.s = s or FIveSettings()
         require(self.s.meta_grad in ("last", "all"), f"meta_grad must be 'last' or 'all', not {self.s.meta_grad!r}")
         require(self.s.steps >= 1, f"FIve needs at least one step, not {self.s.steps}")
-        with fork_seed(seed, "meta-generator"): self.generator = Generator(self.s.nz, self.s.ngf, size, channels).to(device)
+        with fork_seed(seed, "meta-generator"): self.generator = Generator(self.s.nz, self.s.ngf, up_to_4(size), channels).to(device)
         self.new_optimizer()
 
     def new_optimizer(self): self.opt = adam(self.generator.parameters(), self.s.lr_meta)
 
-    def state_dict(self): return dict(generator=self.generator.state_dict(), opt=self.opt.state_dict())
+    def state_dict(self): # all that a resumed run needs
+        "Weights and the optimiser's moments."
+        return dict(generator=self.generator.state_dict(), opt=self.opt.state_dict())
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state): # from `state_dict`
+        "Go on where another object stopped."
         self.generator.load_state_dict(state["generator"]); self.opt.load_state_dict(state["opt"])
 
     def recover(self, teachers: list,  # frozen classifiers

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ResNet10', 'ResNet18', 'ARCHS', 'conv_block', 'new_head', 'Conv4', 'n_params', 'SmallResNet', 'last_linear',
-           'HeadedNet', 'torchvision_net', 'raw_to_headed', 'build_net', 'channels_last', 'Classifier',
-           'build_classifier', 'freeze', 'weights', 'call', 'load_weights', 'UpConv', 'Generator', 'stack_nets',
-           'stacked_call']
+           'HeadedNet', 'torchvision_net', 'build_net', 'channels_last', 'Classifier', 'build_classifier', 'freeze',
+           'batch_mode', 'weights', 'call', 'load_weights', 'UpConv', 'Generator', 'stack_nets', 'stacked_call']
 
 # %% ../nbs/02_nets.ipynb #3435faa4
 import math
@@ -21,10 +20,10 @@ from torchvision import models as tvm
 
 from .core import PoolError, SettingsError, fork_seed, require
 
-# %% ../nbs/02_nets.ipynb #7fa5e8f1
-def conv_block(c_in: int, # channels in
-               c_out: int # channels out
-              ) -> nn.Sequential: # halves height and width
+# %% ../nbs/02_nets.ipynb #b736324a
+def conv_block(c_in: int, # channels of the input (B, c_in, H, W)
+               c_out: int # channels of the output (B, c_out, H/2, W/2), at least 0 everywhere
+              ) -> nn.Sequential:
     "3x3 convolution with bias → batch norm → ReLU → 2x2 max-pool; weights start at $N(0, 2/(9\\,c_{out}))$."
     conv = nn.Conv2d(c_in, c_out, 3, padding=1)
     nn.init.normal_(conv.weight, 0, math.sqrt(2 / (9 * c_out)))
@@ -103,14 +102,6 @@ def torchvision_net(name: str, n_classes: int, channels: int = 3, size: int = 32
     require(channels == 3, f"torchvision's {name} takes colour images: channels must be 3, not {channels}")
     return HeadedNet(tvm.get_model(name, weights=None, num_classes=n_classes, **kw))
 
-# %% ../nbs/02_nets.ipynb #f99c0ef0
-def raw_to_headed(state: dict, # name → tensor, as saved from the undivided network
-                  net: nn.Module # the undivided network's twin, before it is split
-                 ) -> dict: # the same tensors, named as in `HeadedNet(net)`
-    "Rename a plain network's weights to those of its `HeadedNet`."
-    head = last_linear(net) + "."
-    return {("head." + k[len(head):] if k.startswith(head) else "body." + k): v for k, v in state.items()}
-
 # %% ../nbs/02_nets.ipynb #e618cf8b
 ARCHS = dict(conv4=Conv4, resnet10=ResNet10, resnet18=ResNet18)
 
@@ -134,7 +125,7 @@ def channels_last(x): # (B, C, H, W)
     try: return x.contiguous(memory_format=torch.channels_last)
     except RuntimeError: return x
 
-# %% ../nbs/02_nets.ipynb #f53197e4
+# %% ../nbs/02_nets.ipynb #429d4ee5
 class Classifier(nn.Module):
     "A network and the preprocessing it was trained with: images (B, `channels`, H, W) in [0, 1] → logits (B, `n_classes`)."
     def __init__(self, net: nn.Module,   # has `.features` and `.head`
@@ -152,7 +143,8 @@ class Classifier(nn.Module):
     def n_classes(self): return self.net.head.out_features
 
     def normalize(self, x):
-        "Resize to `size`, subtract the mean, divide by the deviation. Raises `SettingsError` if the channels do not fit."
+        "Resize to `size`, subtract the mean, divide by the deviation; a grey network sees colour images as grey. Raises `SettingsError` if the channels do not fit."
+        if self.channels == 1 and x.ndim == 4 and x.shape[1] == 3: x = x.mean(1, keepdim=True)
         require(x.ndim == 4 and x.shape[1] == self.channels,
                 f"this network takes images (B, {self.channels}, H, W), not {tuple(x.shape)}: grey images need x.expand(-1, 3, -1, -1) for a colour net")
         if x.shape[-2:] != (self.size, self.size):
@@ -178,6 +170,14 @@ def build_classifier(arch: str, n_classes: int, channels: int = 3, size: int = 3
 def freeze(model: nn.Module) -> nn.Module:
     "Switch to evaluation mode and stop gradients to the weights (not to the input); returns `model`."
     return model.eval().requires_grad_(False)
+
+# %% ../nbs/02_nets.ipynb #a9bce3c1
+def batch_mode(model: nn.Module, on=True) -> nn.Module: # on: statistics of the batch; off: the running ones
+    "Evaluation mode, with batch norm by the statistics of the batch; returns `model`."
+    model.eval()
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm): m.train(on)
+    return model
 
 # %% ../nbs/02_nets.ipynb #d99cd69b
 def weights(model: nn.Module, grad=False) -> dict: # name → tensor
@@ -229,11 +229,11 @@ class Generator(nn.Module):
         h = F.leaky_relu(self.norm2(self.up2(h)), .2)
         return torch.sigmoid(self.paint(h))
 
-# %% ../nbs/02_nets.ipynb #da1337e9
+# %% ../nbs/02_nets.ipynb #34c5f192
 def stack_nets(nets: list): # of one architecture, all in the same mode
     "Stack the weights of several nets of one architecture. → (parameters, buffers, base net) for `stacked_call`."
-    require(len({tuple((k, v.shape) for k, v in n.state_dict().items()) for n in nets}) == 1,
-            "only nets of one architecture (same weights, same shapes) can be stacked")
+    same = {(getattr(n, "size", None), getattr(n, "channels", None), *((k, v.shape) for k, v in n.state_dict().items())) for n in nets}
+    require(len(same) == 1, "only nets of one architecture (same weights, same shapes, same input) can be stacked")
     params, buffers = stack_module_state(nets)
     return params, buffers, deepcopy(nets[0]).to("meta")
 

@@ -125,7 +125,7 @@ def state_problem(state: dict,  # name → tensor, as read from a file
         if k.endswith("running_var") and v.min() < 0: return f"{k}, a variance, is negative"
     return ""
 
-# %% ../nbs/03_pool.ipynb #7bfac9ae
+# %% ../nbs/03_pool.ipynb #59bff924
 def blank_net(spec: ModelSpec, factories=None, device="cpu") -> nn.Module: # factories: name → callable, see `build_net`
     "The untrained network that `spec` describes. Raises `PoolError` if there is no such architecture."
     with torch.device(device), fork_seed("blank"):
@@ -146,6 +146,7 @@ def restore(spec: ModelSpec,  # what the pool says about the model
     require(not problem, f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes): {problem}. Is its architecture or class count wrong? If not, {FRESH}", PoolError)
     model = Classifier(blank_net(spec, factories), tuple(spec.mean), tuple(spec.std), spec.size, spec.channels)
     model.net.load_state_dict(state)
+    model.arch, model.arch_args = spec.arch, dict(spec.arch_args)
     return _probe(freeze(model), spec)
 
 @torch.no_grad()

@@ -5,29 +5,26 @@
 # %% auto #0
 __all__ = ['RELEASED', 'BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'FreeSettings', 'override', 'budget_text', 'mirrors', 'Free',
            'check_terms', 'RandomSettings', 'TeacherSettings', 'Untrained', 'OneTeacher', 'Recipe', 'get_recipe',
-           'Callback', 'Progress', 'Log', 'Checkpoint', 'Snapshots', 'run_steps', 'save_model', 'read_model',
            'DataFreeMetaLearner', 'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #badaadd6
-import json, math, time
+# %% ../nbs/12_recipes.ipynb #184fe1e3
+import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .adapt import ADAPTERS, FewShotClassifier, get_adapter
-from .core import (Clock, PoolError, RunError, RunFolder, SettingsError, atomic_write, device_name, pick_device,
-                          progress, require, rng, save_json, versions)
+from .core import Clock, PoolError, RunError, RunFolder, device_name, pick_device, require, rng, save_json, stable_seed, versions
 from .evaluate import evaluate, select
 from .memory import Memory
 from .metagen import FIve, FIveSettings
 from .metalearn import BelLSettings, ReplaySettings, bell_step, gradient_alignment, lessons, replay
-from .nets import Classifier, build_classifier, call, weights
+from .nets import Classifier, batch_mode, build_classifier, call, weights
 from .pool import Pool
+from .training import Callback, Checkpoint, Log, Progress, Snapshots, read_model, run_steps, save_model
 
 # %% ../nbs/12_recipes.ipynb #1b9d6a08
 @dataclass
@@ -68,7 +65,7 @@ def override(settings,       # a settings object; not changed
 RELEASED = {"five.w.kl": "released", "bell.kl": "released", "store": "last", "student": "stale",
             "five.persistent": False, "five.w.bn": 0., "five.meta_grad": "last", "distinct": False}
 
-# %% ../nbs/12_recipes.ipynb #0d9d77c9
+# %% ../nbs/12_recipes.ipynb #3ef0cfdf
 BUDGETS = dict(
     paper={},
     cpu={"outer_steps": 100, "warmup": 10, "replay.max_batches": 20},
@@ -85,9 +82,9 @@ def budget_text(name: str) -> str: # one sentence
     "What a budget changes, in words. Raises `SettingsError` for an unknown one."
     require(name in BUDGETS, f"unknown budget {name!r}: use one of {', '.join(BUDGETS)}")
     changes = ", ".join(f"{k} = {v}" for k, v in BUDGETS[name].items())
-    return f"{name}: " + (changes or "everything as in the paper")
+    return f"{name}: " + (changes or "the defaults")
 
-# %% ../nbs/12_recipes.ipynb #ce95d8e3
+# %% ../nbs/12_recipes.ipynb #ba54b72d
 def mirrors(pool: Pool) -> bool:
     "False if any teacher comes from images that must not be mirrored (characters, digits)."
     return all(s.trained.get("mirror", True) for s in pool.specs)
@@ -95,7 +92,10 @@ def mirrors(pool: Pool) -> bool:
 class Free:
     "One training run of FREE (Wei et al., CVPR 2024) on a pool; see `DataFreeMetaLearner` for how to use it."
     def __init__(self, pool: Pool, s: FreeSettings, seed: int, device):
-        require(1 <= s.teachers <= len(pool) or not s.distinct, f"{s.teachers} distinct teachers a step, but the pool holds {len(pool)}: lower `teachers`", PoolError)
+        require(min(s.teachers, s.outer_steps, s.five.per_class, s.replay.query, s.replay.shot) >= 1 and s.lr > 0,
+                "teachers, outer_steps, five.per_class, replay.query and replay.shot must be at least 1, and lr above 0")
+        require(s.memory >= s.replay.shot + s.replay.query, f"memory = {s.memory} images a class, but a replay episode needs {s.replay.shot + s.replay.query}: replay would never run")
+        require(s.teachers <= len(pool) or not s.distinct, f"{s.teachers} distinct teachers a step, but the pool holds {len(pool)}: lower `teachers`", PoolError)
         require(s.store in ("all", "last") and s.student in ("current", "stale"), "store must be 'all' or 'last', student 'current' or 'stale'")
         self.pool, self.s, self.seed, self.device, self.steps = pool, s, seed, device, s.outer_steps
         s.replay.way = min(s.replay.way, pool.way)
@@ -112,14 +112,14 @@ class Free:
         return torch.randint(len(self.pool), (self.s.teachers,), generator=gen).tolist()
 
     def student(self, x):
-        "The student of the boundary term, in training mode like everywhere else."
+        "The student of the boundary term, with the statistics of the batch like everywhere else."
         w = self.stale if self.s.student == "stale" and self.stale else weights(self.model)
-        return call(self.model.train(), w, x)
+        return call(batch_mode(self.model), w, x)
 
     def step(self, i: int) -> dict: # what to log
         "One outer step (FREE, main loop)."
         s, picked = self.s, self.draw(i)
-        teachers, warm = [self.pool[j] for j in picked], i < s.warmup
+        teachers, warm = [self.pool[j].to(self.device) for j in picked], i < s.warmup
         with self.clock("recover"):
             tasks, terms = self.five.recover(teachers, [self.pool.class_keys(j) for j in picked], picked,
                                              rng(self.seed, "recover", i), None if warm else self.student)
@@ -146,7 +146,8 @@ class Free:
 
     def load_state_dict(self, state):
         for part in ("model", "opt", "five", "memory"): getattr(self, part).load_state_dict(state[part])
-        self.stale, self.clock = state["stale"], Clock(state["seconds"])
+        self.stale = state["stale"] and {k: v.to(self.device) for k, v in state["stale"].items()}
+        self.clock = Clock(state["seconds"])
 
 def check_terms(terms: dict, step: int, teachers: list):
     "Raises `RunError` that names the step, the teachers and the term, if a loss is not a finite number."
@@ -200,80 +201,13 @@ def get_recipe(name: str) -> Recipe:
     require(name in RECIPES, f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
-# %% ../nbs/12_recipes.ipynb #17e815c7
-class Callback:
-    "Something that happens around the steps of a run; called in order."
-    def start(self, trainer, first): pass      # first: number of the first step that will be done
-    def after(self, trainer, i, row): pass     # i: the step that was done; row: what it reports
-    def end(self, trainer): pass               # also after an interruption
-
-class Progress(Callback):
-    "A bar with the time left and the last figures."
-    def __init__(self, desc="training", quiet=False): self.desc, self.quiet = desc, quiet
-    def start(self, trainer, first): self.bar = progress(desc=self.desc, total=trainer.steps, quiet=self.quiet, initial=first)
-    def after(self, trainer, i, row):
-        short = {k: f"{row[k]:.2f}" for k in ("inversion_label", "distill", "replay_acc") if k in row}
-        self.bar.set_postfix(short, refresh=False); self.bar.update()
-    def end(self, trainer): self.bar.close()
-
-class Log(Callback):
-    "One line a step in the run folder's log."
-    def __init__(self, folder: RunFolder): self.folder = folder
-    def after(self, trainer, i, row): self.folder.log(**row)
-
-class Checkpoint(Callback):
-    "A checkpoint at most every `seconds`, and at the end; how often cannot change the outcome."
-    def __init__(self, folder: RunFolder, seconds=60.): self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
-    def after(self, trainer, i, row):
-        if time.monotonic() - self.last < self.seconds and i + 1 < trainer.steps: return
-        self.folder.save(trainer.state_dict(), i + 1); self.last = time.monotonic()
-
-class Snapshots(Callback):
-    "The meta-model alone, at `n` evenly spaced steps: what selection chooses from."
-    def __init__(self, folder: RunFolder, n=10): self.folder, self.n = folder, n
-    def after(self, trainer, i, row):
-        if (i + 1) * self.n // trainer.steps > i * self.n // trainer.steps:
-            save_model(trainer.model, self.folder.path/"snapshots"/f"step_{i + 1:06d}.safetensors", step=i + 1)
-
-def run_steps(trainer, callbacks=(), first=0):
-    "Do the steps from `first` on."
-    for c in callbacks: c.start(trainer, first)
-    try:
-        for i in range(first, trainer.steps):
-            row = trainer.step(i)
-            for c in callbacks: c.after(trainer, i, row)
-    finally:
-        for c in callbacks: c.end(trainer)
-
-# %% ../nbs/12_recipes.ipynb #2e5ce593
-def save_model(model: Classifier, # its architecture is recorded if it has `arch`
-               path,              # a .safetensors file
-               **about):          # more facts to keep, as JSON
-    "Write a classifier with its preprocessing to one safetensors file, atomically."
-    info = dict(n_classes=model.n_classes, channels=model.channels, size=model.size, mean=model.mean.flatten().tolist(),
-                std=model.std.flatten().tolist(), arch=model.arch, arch_args=model.arch_args, **about)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    atomic_write(path, lambda p: save_file(state, p, metadata=dict(dfml_nb=json.dumps(info))))
-
-def read_model(path) -> tuple: # (`Classifier`, facts)
-    "Read a file of `save_model`. Raises `RunError` if it is something else."
-    try:
-        with safe_open(path, "pt") as f:
-            info = json.loads((f.metadata() or {})["dfml_nb"])
-            state = {k: f.get_tensor(k) for k in f.keys()}
-        model = build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], tuple(info["mean"]), tuple(info["std"]), **info["arch_args"])
-        model.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as e:
-        raise RunError(f"{path} holds no model saved by this library ({e})") from e
-    return model, info
-
-# %% ../nbs/12_recipes.ipynb #3452e1bb
+# %% ../nbs/12_recipes.ipynb #4750d6d0
 class DataFreeMetaLearner:
     "From a pool of pre-trained models to one model that learns new tasks from a few images."
     def __init__(self, recipe: str = "free",   # a name in `RECIPES`
                  budget: str = "paper",        # a name in `BUDGETS`
                  shot: int = 1,                # support images a class in training episodes
-                 seed: int = 0,
+                 seed: int = 0,                # fixes all randomness
                  device="auto",                # see `pick_device`
                  **settings):                  # changes, e.g. `outer_steps=50`, or `**{'five.steps': 10}`
         self.recipe, self.budget, self.shot, self.seed, self.device = recipe, budget, shot, seed, pick_device(device)
@@ -282,7 +216,7 @@ class DataFreeMetaLearner:
         require(shot >= 1, f"shot must be at least 1, not {shot}")
         s = override(r.settings(), r.budgets[budget])
         self.settings = override(s, {**({"replay.shot": shot} if hasattr(s, "replay") else {}), **settings})
-        self.model, self.about, self.clock = None, {}, Clock()
+        self.model, self.used, self.about, self.clock = None, self.settings, {}, Clock()
 
     @property
     def config(self) -> dict:
@@ -291,19 +225,23 @@ class DataFreeMetaLearner:
 
     def fit(self, pool,              # a `Pool` or its folder
             run=None,                # a folder: log, checkpoints, snapshots; goes on where it stopped
-            callbacks=(), quiet=True):
+            callbacks=(),            # more of `Callback`, called before those of the run folder
+            quiet=True):             # no progress bar; → the learner itself
         "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
         if not isinstance(pool, Pool): pool = Pool(pool)
-        folder = RunFolder(run).create(dict(self.config, pool=pool.path.resolve(), pool_summary=pool.summary())) if run else None
-        trainer = get_recipe(self.recipe).make(pool, self.settings, self.seed, self.device)
-        first, cbs = 0, [Progress(self.recipe, quiet or not trainer.steps), *callbacks]
+        self.used = deepcopy(self.settings)                       # a recipe may fill in what depends on the pool
+        trainer = get_recipe(self.recipe).make(pool, self.used, self.seed, self.device)
+        folder, first = None, 0
+        cbs = [Progress(self.recipe, quiet or not trainer.steps), *callbacks]
+        if run: folder = RunFolder(run).create(dict(self.config, pool=stable_seed(*(m.sha256 for m in pool.specs)), pool_summary=pool.summary()))
         if folder and trainer.steps:
             state = folder.latest()
             if state: first = state.pop("step"); trainer.load_state_dict(state)
             cbs += [Log(folder), Snapshots(folder), Checkpoint(folder)]
         run_steps(trainer, cbs, first)
         self.model, self.clock, self.trainer = trainer.model, trainer.clock, trainer
-        self.about = dict(pool=pool.summary(), seconds=dict(self.clock.seconds, pretrain=pretrain_seconds(pool)), settings=asdict(self.settings))
+        self.about = dict(pool=pool.summary(), settings=asdict(self.used), device=device_name(self.device), versions=versions(),
+                          seconds={"pretrain": pretrain_seconds(pool), "recover": 0., "learn": 0., **self.clock.seconds})
         if folder: self.save(folder.path/"model.safetensors")
         return self
 
@@ -323,33 +261,37 @@ class DataFreeMetaLearner:
         save_model(self.model, path, config=self.config, about=self.about)
 
     @classmethod
-    def load(cls, path, # a file of `save`, or a run folder
-             device="auto"):
+    def load(cls, path,          # a file of `save`, or a run folder
+             device="auto",      # see `pick_device`
+             factories=None):    # the caller's own architectures, see `build_net`
         "Read a learner back. Raises `RunError`."
         path = Path(path)
         if path.is_dir():
             RunFolder(path).open()
             require((path/"model.safetensors").exists(), f"the run in {path} is not finished: type the same `dfml train` command again and it goes on", RunError)
             path = path/"model.safetensors"
-        model, info = read_model(path)
+        model, info = read_model(path, factories)
         require("config" in info, f"{path} holds a model, but no learner", RunError)
         c = info["config"]
         new = cls(c["recipe"], c["budget"], c["shot"], c["seed"], device)
-        new.settings, new.about, new.model = from_dict(type(new.settings), c["settings"]), info["about"], model.to(new.device)
+        new.settings, new.used = (from_dict(type(new.settings), d) for d in (c["settings"], info["about"]["settings"]))
+        new.about, new.model = info["about"], model.to(new.device)
         return new
 
-def from_dict(cls, d: dict):
+def from_dict(cls,     # a data class of settings
+              d: dict):# as from `asdict`
     "A settings object from the nested dict that `asdict` made of it."
     return cls(**{f.name: from_dict(type(getattr(cls(), f.name)), d[f.name]) if is_dataclass(getattr(cls(), f.name)) else d[f.name]
                   for f in fields(cls) if f.name in d})
 
-def pretrain_seconds(pool: Pool): # seconds, or None if any model does not say
-    "Time that went into training the pool."
+def pretrain_seconds(pool: Pool): # → seconds, or None if any model does not say
+    "Time that went into training the models of a pool, added up."
     s = [m.trained.get("seconds") for m in pool.specs]
     return None if None in s else round(sum(s), 1)
 
-# %% ../nbs/12_recipes.ipynb #a7662b98
-def snapshots(run) -> list: # of models, oldest first; empty for recipes without steps
+# %% ../nbs/12_recipes.ipynb #38e1b88c
+def snapshots(run        # a run folder
+             ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run."
     return [read_model(f)[0] for f in sorted((Path(run)/"snapshots").glob("step_*.safetensors"))]
 
@@ -363,23 +305,29 @@ def test_learner(learner: DataFreeMetaLearner,
                  val_n: int = 100,        # episodes for choosing on meta-validation classes
                  quiet=True) -> list:     # rows of `evaluate`
     "Test on meta-test classes by the protocol; one row for each shot, kind of statistics and choice. Raises `EpisodeError`."
-    way, adapt = way or min(5, learner.model.n_classes), get_adapter(how or get_recipe(learner.recipe).adapt)
+    way, adapt = min(5, learner.model.n_classes) if way is None else way, get_adapter(how or get_recipe(learner.recipe).adapt)
     score = partial(evaluate, adapt=adapt, way=way, seed=seed, device=learner.device, quiet=quiet)
-    models, rows = [m.to(learner.device) for m in snapshots(run)] if run else [], []
-    for shot in shots:
+    models, rows = [m.to(learner.device) for m in snapshots(run)] if run and set(choose) != {"last"} else [], []
+    if not models: choose = ("last",)                              # nothing to choose from
+    for shot in dict.fromkeys(shots):
         for c in choose:
             model = learner.model
-            if models and c == "val":
+            if c == "val":
                 k, _ = select(models, lambda m: score(m, split=data.val, shot=shot, n=val_n, query_statistics=(False,))[0]["acc"])
                 model = models[k]
-            if models and c == "test-max":
+            if c == "test-max":
                 per = [score(m, split=data.test, shot=shot, n=n, selection=c) for m in models]
                 rows += [max(cands, key=lambda r: r["acc"]) for cands in zip(*per)]
-            else: rows += score(model, split=data.test, shot=shot, n=n, selection=c if models else "last")
-    return [dict(r, adapt=how or get_recipe(learner.recipe).adapt) for r in rows]
+            else: rows += score(model, split=data.test, shot=shot, n=n, selection=c)
+    return [dict(r, adapt=how or get_recipe(learner.recipe).adapt, episode_seed=seed, query=15) for r in rows]
 
-def result(learner: DataFreeMetaLearner, data, rows: list, seconds: float) -> dict: # ready for results/NAME.json
-    "The record of one finished run, in the project's format."
+def result(learner: DataFreeMetaLearner,
+           data,            # the `DataSet` it was tested on
+           rows: list,      # from `test_learner`
+           seconds: float   # that the test took
+          ) -> dict:        # ready for results/NAME.json
+    "The record of one finished run, in the project's format; device and versions are those of the training."
     a = learner.about
     return dict(recipe=learner.recipe, data=data.name, pool=a["pool"], budget=learner.budget, shot=learner.shot, seed=learner.seed,
-                device=device_name(learner.device), versions=versions(), seconds=dict(a["seconds"], test=round(seconds, 1)), settings=a["settings"], test=rows)
+                device=a["device"], versions=a["versions"], tested=dict(device=device_name(learner.device), versions=versions()),
+                seconds=dict(a["seconds"], test=round(seconds, 1)), settings=a["settings"], test=rows)
