@@ -26,17 +26,17 @@ def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher'
     rows = kl_rows(student[:, :teacher.shape[1]], teacher, kl)
     return rows.mean() if kl == "true" else rows.mean() / teacher.shape[1]    # released: mean over classes too
 
-# %% ../nbs/07_metalearn.ipynb #37b1a2ac
+# %% ../nbs/07_metalearn.ipynb #e765a5b8
 @dataclass
 class BelLSettings:
     "Settings of the cross-task distillation; numbers from FREE's released code."
-    order: str = "sequential"  # 'sequential': one task after another on one copy; 'joint': as many steps, each on the mean loss of all tasks
+    order: str = "sequential"  # 'sequential': one task after another on one copy; 'independent': a copy for each task, no alignment
     inner: str = "adam"        # optimiser of the copy: 'adam' (released code) or 'sgd' (the theorem's)
     lr: float = 1e-3           # its step
     factor: float = 67.        # scale of the outer gradient θ - ψ (copied in FREE's code from Fast-Datafree; under Adam only its ratio to the replay gradients matters)
     kl: str = "true"           # or 'released'
 
-# %% ../nbs/07_metalearn.ipynb #f96b68ce
+# %% ../nbs/07_metalearn.ipynb #feee5b88
 @torch.no_grad()
 def lessons(tasks: list,     # of `Task`
             teachers: list,  # the frozen classifiers they came from
@@ -51,29 +51,31 @@ def lessons(tasks: list,     # of `Task`
         out.append((x, teacher(x)))
     return out
 
-def visit(model: Classifier, # the meta-model; its weights are not changed
+def visit(model: Classifier, # the meta-model, in `batch_mode`; its weights are not changed
           todo: list,        # from `lessons`, in the order of visiting
-          s: BelLSettings):  # → (weights of the copy ψ, mean loss met on the way)
-    "Let a copy of the model learn from one task after another, one step each (BelL, inner loop)."
-    psi, met = weights(model, grad=True), 0.
-    opt = dict(adam=torch.optim.Adam, sgd=torch.optim.SGD)[s.inner](psi.values(), s.lr)
-    for task in todo:
-        now = [task] if s.order == "sequential" else todo
-        loss = sum(distill_loss(call(model, psi, x), target, s.kl) for x, target in now) / len(now)
+          s: BelLSettings):  # → (list of θ - ψ, one tensor a weight; mean loss met on the way)
+    "Let a copy ψ of the model learn from one task after another, one step each (BelL, inner loop); or a fresh copy from each task, and add up."
+    theta, moved, met = list(model.parameters()), [torch.zeros_like(p) for p in model.parameters()], 0.
+    fresh = lambda: (psi := weights(model, grad=True), dict(adam=torch.optim.Adam, sgd=torch.optim.SGD)[s.inner](psi.values(), s.lr))
+    psi, opt = fresh()
+    for i, (x, target) in enumerate(todo):
+        if s.order == "independent" and i: psi, opt = fresh()
+        loss = distill_loss(call(model, psi, x), target, s.kl)
         for p, g in zip(psi.values(), torch.autograd.grad(loss, list(psi.values()))): p.grad = g
         opt.step(); met += loss.item() / len(todo)
-    return psi, met
+        if s.order == "independent" or i == len(todo) - 1: moved = [m + (t - p).detach() for m, t, p in zip(moved, theta, psi.values())]
+    return moved, met
 
-# %% ../nbs/07_metalearn.ipynb #1e6664e7
+# %% ../nbs/07_metalearn.ipynb #bae80f6c
 def bell_step(model: Classifier, # the meta-model; moved
               opt,               # its optimiser
               todo: list,        # from `lessons`
               s: BelLSettings    # see there
              ) -> float:         # mean distillation loss
     "One outer step of BelL: grad(θ) = factor · (θ - ψ) where ψ has visited all tasks in order (Reptile across tasks). Raises `SettingsError`."
-    require(s.order in ("sequential", "joint"), f"order must be 'sequential' or 'joint', not {s.order!r}")
-    psi, loss = visit(batch_mode(model), todo, s)
-    for p, q in zip(model.parameters(), psi.values()): p.grad = s.factor * (p.detach() - q.detach())
+    require(s.order in ("sequential", "independent"), f"order must be 'sequential' or 'independent', not {s.order!r}")
+    moved, loss = visit(batch_mode(model), todo, s)
+    for p, m in zip(model.parameters(), moved): p.grad = s.factor * m
     opt.step()
     return loss
 

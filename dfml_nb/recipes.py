@@ -65,11 +65,11 @@ def override(settings,       # a settings object; not changed
 RELEASED = {"five.w.kl": "released", "bell.kl": "released", "store": "last", "student": "stale",
             "five.persistent": False, "five.w.bn": 0., "five.meta_grad": "last", "distinct": False}
 
-# %% ../nbs/12_recipes.ipynb #3ef0cfdf
+# %% ../nbs/12_recipes.ipynb #2cc1189f
 BUDGETS = dict(
     paper={},
     cpu={"outer_steps": 100, "warmup": 10, "replay.max_batches": 20},
-    demo={"outer_steps": 24, "warmup": 4, "teachers": 2, "five.per_class": 16, "five.ngf": 32, "replay.max_batches": 12, "replay.episodes": 5, "measure": 4},
+    demo={"outer_steps": 20, "warmup": 4, "teachers": 2, "five.per_class": 16, "five.ngf": 32, "replay.max_batches": 8, "replay.episodes": 5, "measure": 4},
     smoke={"outer_steps": 3, "warmup": 1, "teachers": 2, "five.per_class": 16, "five.ngf": 8, "five.nz": 32, "replay.max_batches": 2, "replay.episodes": 2, "measure": 1})
 
 POOL_BUDGETS = dict(   # for `dfml pretrain`: models, recipe and epochs
