@@ -106,7 +106,7 @@ def record_file(run: Path, data: str, adapt, way, seed, select) -> Path: # as in
     name = "_".join(p for p in parts if p) + ".json"
     return run/name if run.is_dir() else run.with_name(f"{run.stem}_{name}")
 
-# %% ../nbs/13_cli.ipynb #74ce0a6b
+# %% ../nbs/13_cli.ipynb #1a8fdb44
 DEMO = (("random", "random initialisation, fine-tuned"), ("teacher", "one teacher, nearest centroid"), ("free", "FREE"))
 
 def demo(out: str = "dfml_demo",  # folder for the pool, the runs, pictures and results
@@ -129,6 +129,7 @@ def demo(out: str = "dfml_demo",  # folder for the pool, the runs, pictures and 
         save_json(out/f"{name}.json", records[label])
     print("\n" + as_table({k: r["test"] for k, r in records.items()}) + "\n")
     print("Accuracy in percent with 95% intervals. Inductive: a prediction uses the support set and its own image only.")
+    if budget == "demo": print("Minutes of training on ten small teachers are too few for FREE to get far; the results pages show what longer runs reach.")
     print(f"Recovered images: {out/'recovered.png'}. Everything in {out}, {time.perf_counter() - start:.0f} s on {device_name(pick_device(device))}.")
     return records
 
