@@ -112,7 +112,7 @@ def write():
 def run():
     "Run the commands of README.md; the exit code."
     blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", target.read_text(encoding="utf-8"), flags=re.S | re.M) if target.exists() else []
-    skip = re.compile(r"\s*(pip install|git clone|cd dfml_nb\b|nbdev_test\b)")
+    skip = re.compile(r"\s*(?:\w+=\S+ )*(pip install|git clone|cd dfml_nb\b|nbdev_test\b)")
     lines = [l for b in blocks for l in b.splitlines() if not skip.match(l)]
     with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
         code = subprocess.run(["bash", "-euxo", "pipefail", "-c", "\n".join(lines)], cwd=tmp, stdin=subprocess.DEVNULL).returncode
