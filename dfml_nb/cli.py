@@ -6,14 +6,14 @@
 __all__ = ['DEMO', 'pretrain', 'check', 'parse_settings', 'train', 'test', 'record_file', 'demo', 'demo_pictures', 'parser',
            'parse_shots', 'main']
 
-# %% ../nbs/13_cli.ipynb #97847652
+# %% ../nbs/13_cli.ipynb #18788a5b
 import argparse, json, sys, time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 
-from .core import DataError, DFMLError, RunError, RunFolder, SettingsError, device_name, pick_device, require, rng, save_json, versions
+from .core import DataError, DFMLError, RunError, device_name, pick_device, require, rng, save_json, versions
 from .adapt import ADAPTERS
 from .data import load_data, show_images
 from .evaluate import as_table
@@ -106,7 +106,7 @@ def record_file(run: Path, data: str, adapt, way, seed, select) -> Path: # as in
     name = "_".join(p for p in parts if p) + ".json"
     return run/name if run.is_dir() else run.with_name(f"{run.stem}_{name}")
 
-# %% ../nbs/13_cli.ipynb #1a8fdb44
+# %% ../nbs/13_cli.ipynb #e2b62660
 DEMO = (("random", "random initialisation, fine-tuned"), ("teacher", "one teacher, nearest centroid"), ("free", "FREE"))
 
 def demo(out: str = "dfml_demo",  # folder for the pool, the runs, pictures and results
@@ -137,8 +137,7 @@ def demo_pictures(learner, pool: Pool, out: Path):
     "Images of two classes each of five teachers, recovered in k steps, as `recovered.png`."
     n = min(5, len(pool))
     trainer = learner.trainer
-    tasks, _ = trainer.five.recover([pool[i].to(learner.device) for i in range(n)], [pool.class_keys(i) for i in range(n)], list(range(n)),
-                                    rng(learner.seed, "pictures"), trainer.student, learn=False)
+    _, tasks, _ = trainer.recover(list(range(n)), rng(learner.seed, "pictures"), trainer.student, learn=False)
     x = torch.cat([t.x[t.y == c][:4] for t in tasks for c in (0, 1)]).cpu()
     fig = show_images(x, ncol=8, size=.6)
     fig.savefig(out/"recovered.png", dpi=100)

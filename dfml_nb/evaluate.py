@@ -6,13 +6,13 @@
 __all__ = ['RESULT_FIELDS', 'mean_ci', 'episode_accuracy', 'evaluate', 'paired_difference', 'select', 'as_table', 'load_results',
            'over_seeds']
 
-# %% ../nbs/10_evaluate.ipynb #f43631db
+# %% ../nbs/10_evaluate.ipynb #b05e9f72
 import math
 from pathlib import Path
 
 import torch
 
-from .core import DataError, EpisodeError, load_json, progress, require, save_json
+from .core import DataError, EpisodeError, load_json, progress, require
 from .data import episodes
 
 # %% ../nbs/10_evaluate.ipynb #207cc560

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ResNet10', 'ResNet18', 'ARCHS', 'conv_block', 'new_head', 'Conv4', 'n_params', 'SmallResNet', 'last_linear',
            'HeadedNet', 'torchvision_net', 'build_net', 'channels_last', 'Classifier', 'build_classifier', 'freeze',
-           'batch_mode', 'weights', 'call', 'load_weights', 'UpConv', 'Generator', 'stack_nets', 'stacked_call']
+           'batch_mode', 'weights', 'call', 'UpConv', 'Generator', 'stack_nets', 'stacked_call']
 
-# %% ../nbs/02_nets.ipynb #3435faa4
+# %% ../nbs/02_nets.ipynb #cdc1cb6d
 import math
 from copy import deepcopy
 from functools import partial
@@ -18,7 +18,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torchvision import models as tvm
 
-from .core import PoolError, SettingsError, fork_seed, require
+from .core import fork_seed, require
 
 # %% ../nbs/02_nets.ipynb #b736324a
 def conv_block(c_in: int, # channels of the input (B, c_in, H, W)
@@ -179,7 +179,7 @@ def batch_mode(model: nn.Module, on=True) -> nn.Module: # on: statistics of the 
         if isinstance(m, nn.modules.batchnorm._BatchNorm): m.train(on)
     return model
 
-# %% ../nbs/02_nets.ipynb #d99cd69b
+# %% ../nbs/02_nets.ipynb #e2928c0a
 def weights(model: nn.Module, grad=False) -> dict: # name → tensor
     "A copy of the trainable weights of `model`, detached; with `grad=True` ready to be differentiated."
     return {k: v.detach().clone().requires_grad_(grad) for k, v in model.named_parameters()}
@@ -187,12 +187,6 @@ def weights(model: nn.Module, grad=False) -> dict: # name → tensor
 def call(model: nn.Module, w: dict, x): # w as from `weights`; x (B, C, H, W) in [0, 1]
     "`model(x)` with the weights `w` in place of its own."
     return functional_call(model, w, (x,))
-
-def load_weights(model: nn.Module, w: dict): # w as from `weights`
-    "Write the weights `w` into `model`, in place."
-    with torch.no_grad():
-        for k, p in model.named_parameters(): p.copy_(w[k])
-    return model
 
 # %% ../nbs/02_nets.ipynb #3682b3c9
 class UpConv(nn.Module):

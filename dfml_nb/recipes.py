@@ -7,7 +7,7 @@ __all__ = ['RELEASED', 'BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'FreeSettings', 'ov
            'check_terms', 'RandomSettings', 'TeacherSettings', 'Untrained', 'OneTeacher', 'Recipe', 'get_recipe',
            'DataFreeMetaLearner', 'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #184fe1e3
+# %% ../nbs/12_recipes.ipynb #3df01241
 import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from .adapt import ADAPTERS, FewShotClassifier, get_adapter
-from .core import Clock, PoolError, RunError, RunFolder, device_name, pick_device, require, rng, save_json, stable_seed, versions
+from .adapt import FewShotClassifier, get_adapter
+from .core import Clock, PoolError, RunError, RunFolder, device_name, pick_device, require, rng, stable_seed, versions
 from .evaluate import evaluate, select
 from .memory import Memory
 from .metagen import FIve, FIveSettings
 from .metalearn import BelLSettings, ReplaySettings, bell_step, gradient_alignment, lessons, replay
-from .nets import Classifier, batch_mode, build_classifier, call, weights
+from .nets import batch_mode, build_classifier, call, weights
 from .pool import Pool
-from .training import Callback, Checkpoint, Log, Progress, Snapshots, read_model, run_steps, save_model
+from .training import Checkpoint, Log, Progress, Snapshots, read_model, run_steps, save_model
 
 # %% ../nbs/12_recipes.ipynb #1b9d6a08
 @dataclass
@@ -84,7 +84,7 @@ def budget_text(name: str) -> str: # one sentence
     changes = ", ".join(f"{k} = {v}" for k, v in BUDGETS[name].items())
     return f"{name}: " + (changes or "the defaults")
 
-# %% ../nbs/12_recipes.ipynb #ba54b72d
+# %% ../nbs/12_recipes.ipynb #bd2dd642
 def mirrors(pool: Pool) -> bool:
     "False if any teacher comes from images that must not be mirrored (characters, digits)."
     return all(s.trained.get("mirror", True) for s in pool.specs)
@@ -116,13 +116,17 @@ class Free:
         w = self.stale if self.s.student == "stale" and self.stale else weights(self.model)
         return call(batch_mode(self.model), w, x)
 
+    def recover(self, picked: list,     # places in the pool
+                gen, student=None, learn=True): # as in `FIve.recover`; → (teachers, tasks, terms)
+        "A task from each of these teachers."
+        teachers = [self.pool[j].to(self.device) for j in picked]
+        return teachers, *self.five.recover(teachers, [self.pool.class_keys(j) for j in picked], picked, gen, student, learn)
+
     def step(self, i: int) -> dict: # what to log
         "One outer step (FREE, main loop)."
-        s, picked = self.s, self.draw(i)
-        teachers, warm = [self.pool[j].to(self.device) for j in picked], i < s.warmup
+        picked, warm = self.draw(i), i < self.s.warmup
         with self.clock("recover"):
-            tasks, terms = self.five.recover(teachers, [self.pool.class_keys(j) for j in picked], picked,
-                                             rng(self.seed, "recover", i), None if warm else self.student)
+            teachers, tasks, terms = self.recover(picked, rng(self.seed, "recover", i), None if warm else self.student)
         check_terms(terms, i, picked)
         row = dict(step=i, **{f"inversion_{k}": v for k, v in terms.items()})
         return row if warm else {**row, **self.learn(i, tasks, teachers)}
@@ -289,7 +293,7 @@ def pretrain_seconds(pool: Pool): # → seconds, or None if any model does not s
     s = [m.trained.get("seconds") for m in pool.specs]
     return None if None in s else round(sum(s), 1)
 
-# %% ../nbs/12_recipes.ipynb #38e1b88c
+# %% ../nbs/12_recipes.ipynb #7c6e520a
 def snapshots(run        # a run folder
              ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run."
@@ -305,7 +309,8 @@ def test_learner(learner: DataFreeMetaLearner,
                  val_n: int = 100,        # episodes for choosing on meta-validation classes
                  quiet=True) -> list:     # rows of `evaluate`
     "Test on meta-test classes by the protocol; one row for each shot, kind of statistics and choice. Raises `EpisodeError`."
-    way, adapt = min(5, learner.model.n_classes) if way is None else way, get_adapter(how or get_recipe(learner.recipe).adapt)
+    how = how or get_recipe(learner.recipe).adapt
+    way, adapt = min(5, learner.model.n_classes) if way is None else way, get_adapter(how)
     score = partial(evaluate, adapt=adapt, way=way, seed=seed, device=learner.device, quiet=quiet)
     models, rows = [m.to(learner.device) for m in snapshots(run)] if run and set(choose) != {"last"} else [], []
     if not models: choose = ("last",)                              # nothing to choose from
@@ -319,7 +324,7 @@ def test_learner(learner: DataFreeMetaLearner,
                 per = [score(m, split=data.test, shot=shot, n=n, selection=c) for m in models]
                 rows += [max(cands, key=lambda r: r["acc"]) for cands in zip(*per)]
             else: rows += score(model, split=data.test, shot=shot, n=n, selection=c)
-    return [dict(r, adapt=how or get_recipe(learner.recipe).adapt, episode_seed=seed, query=15) for r in rows]
+    return [dict(r, adapt=how, episode_seed=seed, query=15) for r in rows]
 
 def result(learner: DataFreeMetaLearner,
            data,            # the `DataSet` it was tested on

@@ -5,11 +5,9 @@
 # %% auto #0
 __all__ = ['save_model', 'read_model', 'Callback', 'Progress', 'Log', 'Checkpoint', 'Snapshots', 'run_steps']
 
-# %% ../nbs/10b_training.ipynb #09ec3582
+# %% ../nbs/10b_training.ipynb #9cdfa635
 import json, time
-from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
