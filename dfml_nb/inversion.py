@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'jitter', 'Weights', 'inversion_terms', 'invert_pixels', 'adam', 'recover_steps', 'up_to_4',
+           'jitter', 'Weights', 'inversion_terms', 'check_terms', 'invert_pixels', 'adam', 'recover_steps', 'up_to_4',
            'invert_generator', 'judge', 'transfer_accuracy']
 
-# %% ../nbs/04_inversion.ipynb #477df6ea
-import contextlib
+# %% ../nbs/04_inversion.ipynb #dbdf888d
+import contextlib, math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import fork_seed, progress, require, rng
+from .core import RunError, fork_seed, progress, require, rng
 from .nets import Classifier, Generator
 
 # %% ../nbs/04_inversion.ipynb #a670b1eb
@@ -145,6 +145,14 @@ def inversion_terms(teacher: Classifier, # frozen
         with torch.no_grad(): s = student(x)[:, :logits.shape[1]]
         terms["adv"] = w.adv * boundary_loss(s, logits, w.kl)
     return terms
+
+# %% ../nbs/04_inversion.ipynb #ba52a14b
+def check_terms(terms: dict,    # name → value of a loss term
+                step: int,      # of the run
+                teachers: list):# places in the pool of the teachers of this step
+    "Raises `RunError` that names the step, the teachers and the term, if a loss is not a finite number."
+    for k, v in terms.items():
+        require(math.isfinite(v), f"step {step}: the term '{k}' became {v} with teachers {teachers}: lower the learning rate, or check these teachers with `dfml check`", RunError)
 
 # %% ../nbs/04_inversion.ipynb #8087c4c1
 def invert_pixels(teacher: Classifier,  # frozen

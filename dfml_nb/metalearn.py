@@ -106,7 +106,7 @@ def inner_loop(model: Classifier,   # in `batch_mode`
         w = {k: p - lr * g for (k, p), g in zip(w.items(), grads)}
     return w
 
-# %% ../nbs/07_metalearn.ipynb #e094694c
+# %% ../nbs/07_metalearn.ipynb #bc3f6026
 @dataclass
 class ReplaySettings:
     "Settings of the replay; numbers from FREE's released code."
@@ -117,7 +117,7 @@ class ReplaySettings:
     lr: float = .01            # inner step size
     episodes: int = 10         # episodes in one outer step
     patience: int = 10         # stop after so many outer steps without a better accuracy
-    max_batches: int = 1000    # outer steps at most
+    max_batches: int = 1000    # outer steps at most; 0: no replay
     second_order: bool = True  # differentiate through the inner loop
 
 # %% ../nbs/07_metalearn.ipynb #04c2966c
@@ -147,15 +147,15 @@ def maml_step(model: Classifier,  # the meta-model; moved
     opt.step()
     return sum(accs) / len(accs), {k: v.detach() for k, v in adapted.items()}
 
-# %% ../nbs/07_metalearn.ipynb #a23d5bf5
+# %% ../nbs/07_metalearn.ipynb #bce06d42
 def replay(model: Classifier, opt, # the meta-model and its optimiser
            memory: Memory,
            s: ReplaySettings,
            *key,                   # names the randomness
            device="cpu"
-          ):                       # → dict(batches, acc: mean, accs: of each batch, adapted), or None if memory holds too little
+          ):                       # → dict(batches, acc: mean, accs: of each batch, adapted), or None if memory holds too little, or `max_batches` is 0
     "Rehearse cross-task episodes by MAML until nothing is gained (FREE, cross-task replay)."
-    if sum(len(r) >= s.shot + s.query for r in memory.rings.values()) < s.way: return None
+    if s.max_batches < 1 or sum(len(r) >= s.shot + s.query for r in memory.rings.values()) < s.way: return None
     best, since, n, accs = -1., 0, 0, []
     while since < s.patience and n < s.max_batches:
         gen = rng(*key, "replay", n)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SPEC_RULES', 'FORMAT', 'FRESH', 'RESAVE', 'NESTS', 'PREFIXES', 'READERS', 'ModelSpec', 'check_spec', 'read_index',
            'write_index', 'read_safetensors', 'state_problem', 'blank_net', 'wanted', 'restore', 'load_model', 'Pool',
-           'open_folder', 'add_model', 'check_pool', 'pool_table', 'read_pt', 'find_state', 'fit_names', 'read_weights',
-           'read_foreign', 'import_model', 'import_folder']
+           'open_folder', 'add_model', 'merge_pools', 'check_pool', 'pool_table', 'read_pt', 'find_state', 'fit_names',
+           'read_weights', 'read_foreign', 'import_model', 'import_folder']
 
-# %% ../nbs/03_pool.ipynb #3c745949
+# %% ../nbs/03_pool.ipynb #1226f617
 import json, math, pickle, re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from .core import PoolError, atomic_write, fork_seed, load_json, pick_device, progress, require, sha256_file, stable_seed
-from .nets import Classifier, build_net, freeze
+from .nets import Classifier, build_classifier, build_net, freeze
 
 # %% ../nbs/03_pool.ipynb #9256b76a
 @dataclass
@@ -166,14 +166,15 @@ def load_model(path, spec: ModelSpec, factories=None) -> Classifier: # path: the
     try: return restore(spec, read_safetensors(file), factories)
     except PoolError as e: raise PoolError(str(e) if spec.name in str(e) else f"model {spec.name!r}: {e}") from e
 
-# %% ../nbs/03_pool.ipynb #aec746a0
+# %% ../nbs/03_pool.ipynb #f55c2e7c
 class Pool:
     "A folder of classifiers: `pool[i]` is the i-th, a `Classifier` in evaluation mode. Raises `PoolError` if there is no pool, or an empty one."
     def __init__(self, path,        # folder with `pool.json`
                  factories=None,    # the caller's own architectures: name → callable, see `build_net`
                  cache: int = 32,   # models kept in memory
-                 device="cpu"):     # where they are loaded to
-        self.path, self.factories, self.specs = Path(path), factories, read_index(path)
+                 device="cpu",      # where they are loaded to
+                 first: int = None):# use only the first so many models
+        self.path, self.factories, self.specs = Path(path), factories, read_index(path)[:first]
         require(self.specs, f"the pool {path} is empty: put models in with pretrain_pool, import_folder or add_model", PoolError)
         self._load = lru_cache(cache)(lambda i: load_model(self.path, self.specs[i], factories).to(pick_device(device)))
 
@@ -193,12 +194,21 @@ class Pool:
     mean = property(lambda self: self._average("mean"), doc="Mean per channel, averaged over the models.")
     std = property(lambda self: self._average("std"), doc="Deviation per channel, averaged over the models.")
     domains = property(lambda self: sorted({s.domain for s in self.specs if s.domain}), doc="Known domains, sorted.")
+    mirror = property(lambda self: all(s.trained.get("mirror", True) for s in self.specs), doc="False if any teacher comes from images that must not be mirrored (characters, digits).")
 
     def _average(self, what):
         rows = [tuple(getattr(s, what)) for s in self.specs]
         if len(set(rows)) == 1: return rows[0]
         rows = [r if len(r) == self.channels else (sum(r) / len(r),) * self.channels for r in rows]
         return tuple(math.fsum(c) / len(rows) for c in zip(*rows))
+
+    def meta_model(self, arch="conv4", # name of its architecture, see `build_net`
+                   seed=0,             # of its weights
+                   size: int = 0,      # side of its input in pixels; 0: as large as the largest teacher's
+                   device="cpu"        # see `pick_device`
+                  ) -> Classifier:
+        "A fresh network that fits the pool: its way, channels, size and normalisation."
+        return build_classifier(arch, self.way, self.channels, size or self.size, tuple(self.mean), tuple(self.std), seed=(seed, "meta-model")).to(pick_device(device))
 
     def summary(self) -> dict: # models, arch, way, domains, epochs
         "What a result says about the pool that it was made from."
@@ -241,6 +251,18 @@ def add_model(path,               # the pool's folder; made if it is not there
     spec.sha256 = sha256_file(path/spec.file)
     write_index(path, specs + [spec])
     return spec
+
+# %% ../nbs/03_pool.ipynb #6b2cbef6
+def merge_pools(path,        # the new pool's folder; what is already there is kept
+                pools: list, # of `Pool`
+                factories=None) -> Pool: # the caller's own architectures: name → callable
+    "Put the models of several pools into one. Raises `PoolError` if `path` holds something else."
+    rows = [(f"{i}_{s.name}", s, pool, j) for i, pool in enumerate(pools) for j, s in enumerate(pool.specs)]
+    have = {s.name for s in open_folder(path)}
+    require(have <= {name for name, *_ in rows}, f"{path} already holds another pool: choose another folder", PoolError)
+    for name, s, pool, j in rows:
+        if name not in have: add_model(path, pool[j], factories=factories, **{**asdict(s), "name": name, "file": "", "sha256": ""})
+    return Pool(path, factories)
 
 # %% ../nbs/03_pool.ipynb #284dd043
 def check_pool(path,            # the pool's folder

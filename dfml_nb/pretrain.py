@@ -43,7 +43,7 @@ def teacher_data(split: Split, names: list) -> tuple: # (x, y, held-out x, held-
     pick = lambda ps: (split.x(torch.cat([torch.as_tensor(p) for p in ps])), torch.cat([torch.full((len(p),), c) for c, p in enumerate(ps)]))
     return *pick([p[:k] for p, k in zip(parts, cut)]), *pick([p[k:] for p, k in zip(parts, cut)])
 
-# %% ../nbs/03b_pretrain.ipynb #55c9626a
+# %% ../nbs/03b_pretrain.ipynb #c9d9044a
 @dataclass(frozen=True)
 class TrainRecipe:
     "How one teacher is trained."
@@ -64,7 +64,8 @@ OPTIMISERS = dict(adam=lambda p, r: torch.optim.Adam(p, r.lr, weight_decay=r.wei
 TRAIN_RECIPES = dict(
     paper=dict(default=TrainRecipe(), conv4=TrainRecipe(opt="adam", weight_decay=0., milestones=(70,))),
     short=dict(default=TrainRecipe(epochs=15, cosine=True, flip=True, lr=.05),
-               conv4=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam", weight_decay=0.)))
+               conv4=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam", weight_decay=0.),
+               vit=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam", lr=1e-3, weight_decay=0.)))
 
 def train_recipe(recipe: str, # name in `TRAIN_RECIPES`
                  arch: str,   # each architecture may have a row of its own

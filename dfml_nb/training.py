@@ -41,7 +41,7 @@ def read_model(path,            # a file of `save_model`
         raise RunError(f"{path} holds no model saved by this library ({e})") from e
     return model, info
 
-# %% ../nbs/10b_training.ipynb #cb8c5c47
+# %% ../nbs/10b_training.ipynb #1c68cc0b
 class Callback:
     "Something that happens around the steps of a run; called in order."
     def start(self, trainer, first): pass      # first: number of the first step that will be done
@@ -55,7 +55,7 @@ class Progress(Callback):
         self.desc, self.quiet = desc, quiet
     def start(self, trainer, first): self.bar = progress(desc=self.desc, total=trainer.steps, quiet=self.quiet, initial=first)
     def after(self, trainer, i, row):
-        short = {k: f"{row[k]:.2f}" for k in ("inversion_label", "distill", "replay_acc") if k in row}
+        short = {k: f"{row[k]:.2f}" for k in ("inversion_label", "distill", "difficulty", "replay_acc", "accuracy") if k in row}
         self.bar.set_postfix(short, refresh=False); self.bar.update()
     def end(self, trainer): self.bar.close()
 
