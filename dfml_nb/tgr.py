@@ -261,10 +261,10 @@ class TGR(MetaTrainer):
             replayed = self.rehearse(i)
         return dict(step=i, **{f"inversion_{k}": v for k, v in terms.items()}, **info, **replayed, classes=len(self.memory.rings))
 
-# %% ../nbs/11c_tgr.ipynb #7c3ddff7
+# %% ../nbs/11c_tgr.ipynb #3a774d68
 BUDGETS_TGR = dict(
     paper={},
-    cpu={"outer_steps": 25, "steps": 25, "embed_steps": 20, "per_class": 20, "ngf": 32, "replay.episodes": 10, "replay.max_batches": 10},
+    cpu={"outer_steps": 22, "steps": 25, "embed_steps": 30, "per_class": 20, "ngf": 32, "replay.episodes": 10, "replay.max_batches": 10},
     demo={"outer_steps": 8, "teachers": 2, "steps": 12, "embed_steps": 8, "per_class": 16, "ngf": 16, "nz": 64, "replay.episodes": 5, "replay.max_batches": 6},
     smoke={"outer_steps": 2, "teachers": 2, "steps": 1, "embed": 2, "embed_steps": 1, "per_class": 2, "ngf": 8, "nz": 32,
            "replay.query": 1, "replay.episodes": 2, "replay.max_batches": 1})
