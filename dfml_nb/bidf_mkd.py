@@ -125,7 +125,7 @@ def sample_losses(logits,         # (k·N, classes): answers, for k copies of th
     if student is None: return loss
     return loss - adv * agree.repeat(k) * DISAGREEMENTS[kind](student.repeat(k, 1), logits)
 
-# %% ../nbs/11b_bidf_mkd.ipynb #48c2306e
+# %% ../nbs/11b_bidf_mkd.ipynb #7b17035d
 @dataclass
 class AskSettings:
     "How a task is recovered from a service; numbers from BiDf-MKD's released code."
@@ -142,6 +142,7 @@ class AskSettings:
     pad: int = 4             # shift them by up to so many pixels
     adv: float = 1.          # weight of the disagreement, for query sets
     boundary: str = "l1"     # its kind, see `DISAGREEMENTS`
+    student_grad: bool = True # the student's answers move with the images; False: they are held fixed
 
 GRADIENTS = dict(black=lambda f, x, s, gen: zero_order_gradient(f, x, s.q, s.mu, gen, s.block),
                  white=lambda f, x, s, gen: true_gradient(f, x))
@@ -153,16 +154,17 @@ def check_ask(s: AskSettings):
     require(min(s.q, s.block, s.steps, s.per_class) >= 1, "q, block, steps and per_class must be at least 1")
     require(s.mu > 0 and s.lr > 0, "mu and lr must be above 0")
 
-# %% ../nbs/11b_bidf_mkd.ipynb #c025a665
+# %% ../nbs/11b_bidf_mkd.ipynb #f76328c6
 def image_loss(ask,          # images → logits: a `BlackBox`, or the teacher itself
                x, y,         # images (N, C, H, W) as the service takes them; wanted labels (N,)
                s: AskSettings,
-               mine=None):   # the student's logits (N, ≥ classes), or None; → function: images (k·N, …) → losses (k·N,)
-    "The loss to go down, as a function of images near `x`."
-    if mine is None: return lambda v: sample_losses(ask(v), y)
-    mine = mine[:, :ask.n_classes]
-    agree = (mine.argmax(1) == query(ask, x).argmax(1)).float()
-    return lambda v: sample_losses(ask(v), y, mine, agree, s.adv, s.boundary)
+               mine=None):   # the student's logits (N, ≥ classes), or None; → (function: images (k·N, …) → losses (k·N,); the student's part, a scalar)
+    "The loss to go down, as a function of images near `x` with the student held fixed; and its last term once more, as a function of the student."
+    if mine is None: return (lambda v: sample_losses(ask(v), y)), torch.zeros(())
+    mine, theirs = mine[:, :ask.n_classes], query(ask, x)
+    agree = (mine.argmax(1) == theirs.argmax(1)).float()
+    own = -s.adv * (agree * DISAGREEMENTS[s.boundary](mine, theirs)).mean()
+    return (lambda v: sample_losses(ask(v), y, mine.detach(), agree, s.adv, s.boundary)), own
 
 def black_box_step(ask,      # see `image_loss`
                    x,        # (N, C, H, W) in [0, 1], with a history: made by a generator
@@ -173,9 +175,10 @@ def black_box_step(ask,      # see `image_loss`
                   ) -> float: # mean loss at x
     "Gradient of the mean loss at the images, handed on by the chain rule to whatever made them."
     asked = fit_images(x, ask)
-    with torch.no_grad(): mine = None if student is None else student(x.detach())
-    grad, losses = GRADIENTS[s.access](image_loss(ask, asked.detach(), y, s, mine), asked, s, gen)
-    asked.backward(grad / len(x))
+    mine = None if student is None else student(x if s.student_grad else x.detach())
+    f, own = image_loss(ask, asked.detach(), y, s, mine)
+    grad, losses = GRADIENTS[s.access](f, asked, s, gen)
+    torch.autograd.backward(*zip((asked, grad / len(x)), *[(own, None)] * own.requires_grad))
     return losses.mean().item()
 
 # %% ../nbs/11b_bidf_mkd.ipynb #120cafa3
@@ -298,11 +301,11 @@ def count_queries(s: BiDfSettings,
     n, per_step = s.ask.per_class * way, s.ask.q + 1
     return n * (s.ask.steps * (2 * per_step + (not warm)) + 2)
 
-# %% ../nbs/11b_bidf_mkd.ipynb #7407d6e6
+# %% ../nbs/11b_bidf_mkd.ipynb #7806d60e
 BUDGETS_BIDF = dict(
     paper={},
-    cpu={"outer_steps": 20, "warmup": 2, "ask.q": 4, "ask.block": 8, "ask.steps": 60, "ask.per_class": 20, "ask.ngf": 16, "replay.patience": 20, "replay.max_batches": 30},
-    demo={"outer_steps": 5, "warmup": 1, "ask.q": 4, "ask.block": 8, "ask.steps": 25, "ask.per_class": 20, "ask.ngf": 16, "kd.steps": 5,
+    cpu={"outer_steps": 20, "warmup": 2, "ask.q": 4, "ask.block": 8, "ask.steps": 50, "ask.per_class": 20, "ask.ngf": 16, "replay.patience": 20, "replay.max_batches": 30},
+    demo={"outer_steps": 4, "warmup": 1, "ask.q": 4, "ask.block": 8, "ask.steps": 25, "ask.per_class": 20, "ask.ngf": 16, "kd.steps": 5,
           "replay.patience": 8, "replay.max_batches": 8},
     smoke={"outer_steps": 2, "warmup": 1, "ask.q": 1, "ask.block": 8, "ask.steps": 1, "ask.per_class": 3, "ask.ngf": 8, "ask.nz": 32, "kd.steps": 1,
            "replay.query": 2, "replay.episodes": 2, "replay.max_batches": 1})

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', 'CPU_SCENARIO', 'ABLATIONS', 'SHORT_FREE',
-           'EXPERIMENTS', 'Scenario', 'make_pool', 'Experiment', 'find_experiments', 'result_file', 'run_folder',
-           'reproduce', 'mean_over_data']
+           'EXPERIMENTS', 'HEADED', 'Scenario', 'make_pool', 'Experiment', 'find_experiments', 'result_file',
+           'run_folder', 'reproduce', 'mean_over_data']
 
 # %% ../nbs/12b_experiments.ipynb #ffe8c4cc
 import json, os, time
@@ -74,7 +74,7 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
         made.append(pretrain_pool(load_data(kw.pop("data"), root), where/f"part{i}" if len(parts) > 1 else where, device=device, quiet=quiet, **kw))
     return made[0] if len(made) == 1 else merge_pools(where/"all", made)
 
-# %% ../nbs/12b_experiments.ipynb #307513d3
+# %% ../nbs/12b_experiments.ipynb #5b4d8a06
 @dataclass(frozen=True)
 class Experiment:
     "One row of one table."
@@ -116,23 +116,23 @@ ROWS = dict(   # row of a main table → recipe, adaptation, settings
 TABLES = dict(cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_main="cub", disjoint="disjoint", multi_domain="multi_domain",
               multi_arch="multi_arch", model_scale="model_scale", mixed_ways="mixed_ways", no_batch_norm="no_batch_norm")   # table → scenario
 
-CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario: large images and large teachers
-    multi_domain=dict(free={"size": 32, "outer_steps": 50}, purer={"size": 32}, random={"size": 32}, bidf_mkd={"size": 32}, tgr={"size": 32}),
-    multi_arch=dict(free={"outer_steps": 25, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}))
+CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
+    multi_domain=dict(free={"size": 32, "outer_steps": 25, "replay.max_batches": 10}, purer={"size": 32, "outer_steps": 200}, **dict.fromkeys(("random", "bidf_mkd", "tgr"), {"size": 32})),
+    multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}))
 
 def _main_rows(table, scenario):
     for row, (recipe, adapt, settings) in ROWS.items():
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
         yield Experiment(table, row, scenario, recipe, adapt, settings, cpu, None, PUBLISHED.get((table, row), ()))
 
-# %% ../nbs/12b_experiments.ipynb #0642f8b8
+# %% ../nbs/12b_experiments.ipynb #3996275d
 ABLATIONS = dict(  # table → row → settings
     ablation_steps={f"k{k}": {"five.steps": k} for k in (1, 2, 5, 10)},
     ablation_teachers={f"teachers{n}": {"teachers": n} for n in (1, 2, 4, 8)},
     ablation_learn=dict(both={}, independent={"bell.order": "independent"}, no_distillation={"bell_every": False}, no_replay={"replay.max_batches": 0}),
     ablation_terms=dict(all={}, no_bn={"five.w.bn": 0.}, no_boundary={"five.w.adv": 0.}, no_label={"five.w.label": 0.}, with_tv={"five.w.tv": 1e-3}, with_norm={"five.w.norm": 1e-4}))
 
-SHORT_FREE = {"outer_steps": 20, "warmup": 5, "replay.second_order": False, "replay.episodes": 5, "replay.max_batches": 10, "measure": 0}
+SHORT_FREE = {"outer_steps": 20, "warmup": 5, "five.ngf": 32, "replay.second_order": False, "replay.episodes": 5, "replay.max_batches": 10, "measure": 0}
 
 def _ablation_rows():
     for table, rows in ABLATIONS.items():
@@ -148,7 +148,7 @@ def find_experiments(name: str) -> list: # 'all', a table, or TABLE/ROW
     require(found, f"there is no experiment {name!r}: `dfml reproduce --list` names them; tables are {', '.join(tables)}")
     return found
 
-# %% ../nbs/12b_experiments.ipynb #9e0168fc
+# %% ../nbs/12b_experiments.ipynb #b6787686
 def result_file(e: Experiment, budget: str, seed: int, results) -> Path:
     "Where the record of a row goes."
     return Path(results)/f"{e.table}_{e.row}{'' if budget == 'cpu' else '_' + budget}_s{seed}.json"
@@ -186,6 +186,8 @@ def reproduce(e: Experiment,
     save_json(target, record)
     return record
 
+HEADED = "fine_tune", "icfil"   # adaptations that use the model's own outputs
+
 def _run(e, learner, pool, tests, run, root, shots, n, quiet):
     fits = get_recipe(e.recipe).fits
     if why := fits and fits(pool):
@@ -196,7 +198,9 @@ def _run(e, learner, pool, tests, run, root, shots, n, quiet):
     else: learner.fit(pool, run=run, quiet=quiet)
     rows, start, data = [], time.perf_counter(), [load_data(d, root) for d in tests]
     for ds in data:
-        way = min(5, learner.model.n_classes, len(ds.test.classes))
+        way, adapt = min(5, len(ds.test.classes)), e.adapt or get_recipe(e.recipe).adapt
+        if adapt in HEADED and learner.model.n_classes < way:
+            return dict(result(learner, ds, [], 0.), not_applicable=f"this model has {learner.model.n_classes} outputs and cannot be fine-tuned to {way} classes")
         rows += [dict(r, data=ds.name) for r in test_learner(learner, ds, shots, way, e.adapt, n, quiet=quiet)]
     return dict(result(learner, data[0], rows, time.perf_counter() - start), data="+".join(d.name for d in data))
 

@@ -86,12 +86,13 @@ class FreeSettings:
 RELEASED = {"five.w.kl": "released", "bell.kl": "released", "store": "last", "student": "stale",
             "five.persistent": False, "five.w.bn": 0., "five.meta_grad": "last", "distinct": False}
 
-# %% ../nbs/07b_free.ipynb #1e1c0fd5
+# %% ../nbs/07b_free.ipynb #dc67ba55
 BUDGETS_FREE = dict(
     paper={},
     cpu={"outer_steps": 100, "warmup": 10, "replay.max_batches": 20},
     demo={"outer_steps": 20, "warmup": 4, "teachers": 2, "five.per_class": 16, "five.ngf": 32, "replay.max_batches": 8, "replay.episodes": 5, "measure": 4},
-    smoke={"outer_steps": 3, "warmup": 1, "teachers": 2, "five.per_class": 16, "five.ngf": 8, "five.nz": 32, "replay.max_batches": 2, "replay.episodes": 2, "measure": 1})
+    smoke={"outer_steps": 3, "warmup": 1, "teachers": 2, "five.per_class": 4, "five.steps": 2, "five.ngf": 8, "five.nz": 32,
+           "replay.query": 3, "replay.max_batches": 2, "replay.episodes": 2, "measure": 1})
 
 # %% ../nbs/07b_free.ipynb #0da98ee1
 class Free(MetaTrainer):

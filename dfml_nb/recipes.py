@@ -6,10 +6,9 @@
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
            'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #56b8dba7
+# %% ../nbs/12_recipes.ipynb #f37b6df4
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import partial
 from pathlib import Path
 
 from .adapt import FewShotClassifier, get_adapter
@@ -19,7 +18,7 @@ from .baselines import (BUDGETS_AVERAGE, BUDGETS_MAML_ORACLE, BUDGETS_OTA, BUDGE
 from .bidf_mkd import BUDGETS_BIDF, BiDfMKD, BiDfSettings
 from .core import Clock, PoolError, RunError, RunFolder, device_name, pick_device, require, stable_seed, versions
 from .dro import BUDGETS_DRO, DRO, DROSettings, fits_dro
-from .evaluate import evaluate, select
+from .evaluate import embedded, evaluate, select
 from .free import BUDGETS_FREE, RELEASED, Free, FreeSettings
 from .pool import Pool
 from .purer import BUDGETS_PURER, Purer, PurerSettings
@@ -178,7 +177,7 @@ def pretrain_seconds(pool: Pool): # → seconds, or None if any model does not s
     s = [m.trained.get("seconds") for m in pool.specs]
     return None if None in s else round(sum(s), 1)
 
-# %% ../nbs/12_recipes.ipynb #45549c7e
+# %% ../nbs/12_recipes.ipynb #140a50b6
 def snapshots(run        # a run folder
              ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run."
@@ -196,7 +195,9 @@ def test_learner(learner: DataFreeMetaLearner,
     "Test on meta-test classes by the protocol; one row for each shot, kind of statistics and choice. Raises `EpisodeError`."
     how = how or get_recipe(learner.recipe).adapt
     way, adapt = min(5, learner.model.n_classes) if way is None else way, get_adapter(how)
-    score = partial(evaluate, adapt=adapt, way=way, seed=seed, device=learner.device, quiet=quiet)
+    def score(m, split, **kw):
+        if how.startswith("centroid") and getattr(m.net, "own_statistics", False): m, split = embedded(m, split, learner.device)   # a frozen pool sees each image once
+        return evaluate(m, adapt, split, way, seed=seed, device=learner.device, quiet=quiet, **kw)
     models, rows = [m.to(learner.device) for m in snapshots(run)] if run and set(choose) != {"last"} else [], []
     if not models: choose = ("last",)                              # nothing to choose from
     for shot in dict.fromkeys(shots):
