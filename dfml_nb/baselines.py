@@ -9,17 +9,17 @@ __all__ = ['fits_average', 'CHAINS', 'BUDGETS_RANDOM', 'BUDGETS_TEACHER', 'BUDGE
            'align', 'OTASettings', 'fits_ota', 'OTA', 'PoolCentroidSettings', 'PoolCentroid', 'MamlOracleSettings',
            'MamlOracle']
 
-# %% ../nbs/11_baselines.ipynb #c9fbf65f
+# %% ../nbs/11_baselines.ipynb #77ebd680
+import math
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from .core import Clock, PoolError, require, rng
+from .core import Clock, PoolError, RunError, require, rng
 from .data import load_data, sample_episode
 from .free import MetaTrainer
-from .inversion import check_terms
 from .metalearn import ReplaySettings, maml_step
 from .nets import Classifier, ensemble
 from .pool import Pool
@@ -38,15 +38,16 @@ class Untrained:
     def __init__(self, pool, s, seed, device):
         self.clock, self.model = Clock(), pool.meta_model(s.arch, seed, s.size, device)
 
-# %% ../nbs/11_baselines.ipynb #ebadd078
+# %% ../nbs/11_baselines.ipynb #66de932c
 @dataclass
 class TeacherSettings:
     "Settings of `teacher`."
     teacher: int = -1           # its place in the pool; -1: drawn by the seed; -2: the one with the best held-out accuracy
 
 def place_in(pool: Pool, place: int, seed) -> int:
-    "`place`; or one drawn by the seed (-1), or the one with the best recorded held-out accuracy (-2). Raises `PoolError` if there is no such place."
+    "`place`; or one drawn by the seed (-1), or the one with the best recorded held-out accuracy (-2). Raises `PoolError` if there is no such place, or no recorded accuracy."
     require(-2 <= place < len(pool), f"there is no teacher {place} in a pool of {len(pool)}", PoolError)
+    require(place != -2 or any(s.accuracy is not None for s in pool.specs), "no teacher of this pool has a recorded accuracy: choose one by its place", PoolError)
     if place == -2: return max(range(len(pool)), key=lambda i: pool.specs[i].accuracy or 0.)
     return place if place >= 0 else int(torch.randint(len(pool), (), generator=rng(seed, "which teacher")))
 
@@ -57,9 +58,9 @@ class OneTeacher:
         s.teacher = place_in(pool, s.teacher, seed)
         self.clock, self.model = Clock(), deepcopy(pool[s.teacher]).to(device)
 
-# %% ../nbs/11_baselines.ipynb #b318062e
+# %% ../nbs/11_baselines.ipynb #937b3099
 def same_architecture(pool: Pool) -> str: # None if all are the same, else a sentence
-    "Why the weights of these teachers do not correspond to each other."
+    "Why the weights of these teachers do not correspond to each other. Descriptions are compared as they are written: a default that one of them spells out counts as another build."
     first = pool.specs[0]
     for s in pool.specs[1:]:
         for what in ("arch", "arch_args", "n_classes", "channels", "size"):
@@ -117,7 +118,7 @@ def align(state: dict, ref: dict, chain: list) -> dict: # name → tensor, both;
         state = permute_layer(state, chain, l, order.to(state[f"{layer}.weight"].device))
     return state
 
-# %% ../nbs/11_baselines.ipynb #61b5db4e
+# %% ../nbs/11_baselines.ipynb #1ac9aefd
 @dataclass
 class OTASettings:
     "Settings of `ota`."
@@ -128,7 +129,9 @@ def fits_ota(pool: Pool) -> str: # None if it can run, else a sentence
     s = pool.specs[0]
     if why := same_architecture(pool): return why
     if s.arch not in CHAINS: return f"neurons can be matched only along a plain chain of layers ({', '.join(CHAINS)}), and these teachers are {s.arch}; use the recipe average"
-    if s.arch_args.get("norm") == "group": return "group norm ties neighbouring channels together, so these teachers' neurons cannot be reordered; use the recipe average"
+    norm = s.arch_args.get("norm")
+    if norm == "none": return "without a norm a neuron's bias counts, and the distance between neurons leaves it out; use the recipe average"
+    if norm == "group": return "group norm ties neighbouring channels together, so these teachers' neurons cannot be reordered; use the recipe average"
 
 class OTA:
     "All teachers' neurons matched with those of one, then averaged. Raises `PoolError` if `fits_ota` finds a reason."
@@ -153,11 +156,11 @@ class PoolCentroid:
         order = torch.randperm(len(pool), generator=rng(seed, "which teachers")).tolist()[:s.teachers or None]
         self.clock, self.model = Clock(), ensemble([pool[j] for j in order], pool.way, seed).to(device)
 
-# %% ../nbs/11_baselines.ipynb #16f370ca
+# %% ../nbs/11_baselines.ipynb #ccd2ec2c
 @dataclass
 class MamlOracleSettings:
     "Settings of `maml_oracle`, which is **not** data-free."
-    data: str = ""              # data set whose meta-train images it learns from; '': the one that the pool's teachers come from
+    data: str = ""              # data sets whose meta-train images it learns from, joined by '+', one after another; '': the one that the pool's teachers come from
     root: str = ""              # folder of the data sets; '': the default, see `data_root`
     outer_steps: int = 60_000
     arch: str = "conv4"         # of the meta-model
@@ -173,19 +176,20 @@ class MamlOracle(MetaTrainer):
         require(s.data or len(pool.domains) == 1, f"say which data set the oracle may see (setting data): the pool's teachers come from {', '.join(pool.domains) or 'nobody knows where'}")
         s.data, s.replay.way = s.data or pool.domains[0], min(s.replay.way, pool.way)
         self.pool, self.s, self.seed, self.device, self.steps = pool, s, seed, device, s.outer_steps
-        self.split, self.stale, self.clock = load_data(s.data, s.root or None).train, None, Clock()
+        self.splits, self.stale, self.clock = [load_data(d, s.root or None).train for d in s.data.split("+")], None, Clock()
         self.model = pool.meta_model(s.arch, seed, s.size, device)
         self.opt = torch.optim.Adam(self.model.parameters(), s.lr)
 
     def batch(self, i: int) -> list: # of `Episode`s
         "The real episodes of step `i`."
         r = self.s.replay
-        return [sample_episode(self.split, r.way, r.shot, r.query, self.seed, "oracle", i, k).to(self.device) for k in range(r.episodes)]
+        split = self.splits[i % len(self.splits)]
+        return [sample_episode(split, r.way, r.shot, r.query, self.seed, "oracle", i, k).to(self.device) for k in range(r.episodes)]
 
     def step(self, i: int) -> dict: # accuracy: on the queries of the step's episodes, 0..1
-        "One outer step."
+        "One outer step. Raises `RunError` if the weights are no longer finite."
         with self.clock("learn"): acc, _ = maml_step(self.model, self.opt, self.batch(i), self.s.replay)
-        check_terms(dict(weights=float(sum(p.detach().norm() for p in self.model.parameters()))), i, [])
+        require(math.isfinite(sum(p.detach().norm().item() for p in self.model.parameters())), f"step {i}: the weights became NaN or infinite: lower the learning rate", RunError)
         return dict(step=i, accuracy=acc)
 
 # %% ../nbs/11_baselines.ipynb #42093434

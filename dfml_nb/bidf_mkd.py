@@ -125,10 +125,10 @@ def sample_losses(logits,         # (k·N, classes): answers, for k copies of th
     if student is None: return loss
     return loss - adv * agree.repeat(k) * DISAGREEMENTS[kind](student.repeat(k, 1), logits)
 
-# %% ../nbs/11b_bidf_mkd.ipynb #7b17035d
+# %% ../nbs/11b_bidf_mkd.ipynb #70ece91d
 @dataclass
 class AskSettings:
-    "How a task is recovered from a service; numbers from BiDf-MKD's released code."
+    "How a task is recovered from a service; numbers from BiDf-MKD's released code, except `adv`, `block` and `student_grad`."
     access: str = "black"    # 'black': gradients from answers; 'white': true gradients of the same loss, for comparison
     q: int = 100             # directions for each image and step
     mu: float = .005         # length of the step along a direction
@@ -151,7 +151,8 @@ def check_ask(s: AskSettings):
     "Raises `SettingsError` if a setting cannot work."
     require(s.access in GRADIENTS, f"access must be 'black' or 'white', not {s.access!r}")
     require(s.boundary in DISAGREEMENTS, f"boundary must be one of {', '.join(DISAGREEMENTS)}, not {s.boundary!r}")
-    require(min(s.q, s.block, s.steps, s.per_class) >= 1, "q, block, steps and per_class must be at least 1")
+    require(min(s.q, s.block, s.steps, s.per_class, s.ngf, s.nz) >= 1, "q, block, steps, per_class, ngf and nz must be at least 1")
+    require(min(s.pad, s.adv) >= 0, "pad and adv must not be negative")
     require(s.mu > 0 and s.lr > 0, "mu and lr must be above 0")
 
 # %% ../nbs/11b_bidf_mkd.ipynb #f76328c6
@@ -230,10 +231,10 @@ def distill_outer(model: Classifier, # in `batch_mode`
     loss = distill_loss(call(model, adapted, x), answers)
     return torch.autograd.grad(loss, list((w if s.second_order else adapted).values())), loss.item()
 
-# %% ../nbs/11b_bidf_mkd.ipynb #e56c8e4d
+# %% ../nbs/11b_bidf_mkd.ipynb #799f72b6
 @dataclass
 class BiDfSettings:
-    "Settings of BiDf-MKD; the defaults are those of the paper."
+    "Settings of BiDf-MKD; the defaults are those of the paper, outer_steps and teachers derived from it."
     outer_steps: int = 300      # times that new services are asked
     warmup: int = 20            # first outer steps, in which query sets are recovered without the boundary term
     teachers: int = 1           # services asked in one outer step
@@ -244,9 +245,9 @@ class BiDfSettings:
     memory: int = 600           # images kept of each class: 20 sets of 30
     ask: AskSettings = field(default_factory=AskSettings)
     kd: KDSettings = field(default_factory=KDSettings)
-    replay: ReplaySettings = field(default_factory=lambda: ReplaySettings(episodes=4, patience=200))
+    replay: ReplaySettings = field(default_factory=lambda: ReplaySettings(episodes=4, patience=200, max_batches=200))
 
-# %% ../nbs/11b_bidf_mkd.ipynb #e2d60f9c
+# %% ../nbs/11b_bidf_mkd.ipynb #724f683f
 class BiDfMKD(MetaTrainer):
     "One training run of BiDf-MKD (Hu et al., ICML 2023) on a pool whose models are only asked; see `DataFreeMetaLearner` for how to use it."
     def __init__(self, pool: Pool, s: BiDfSettings, seed: int, device):
@@ -265,27 +266,27 @@ class BiDfMKD(MetaTrainer):
         "What the meta-model sees, and should say."
         return lessons([task], [ask], rng(self.seed, *key, task.teacher), self.s.ask.flip, self.s.ask.pad)[0]
 
-    def lesson(self, i: int, j: int, teacher): # outer step; place in the pool; → (gradients, support task, what to log)
+    def lesson(self, i: int, k: int, j: int, teacher): # outer step; place in the step; place in the pool; → (gradients, support task, what to log)
         "Support set, inner loop, query set, outer gradient, for one service (BiDf-MKD, bi-level distillation)."
         ask, model, kd = BlackBox(teacher) if self.s.ask.access == "black" else teacher, batch_mode(self.model), self.s.kd
-        support, label = self.recover(ask, j, "support", i)
+        support, label = self.recover(ask, j, "support", i, k)
         with self.clock("learn"):
             w = dict(model.named_parameters())
-            adapted = distill_inner(model, w, *self.answered(ask, support, "look", i), kd)
+            adapted = distill_inner(model, w, *self.answered(ask, support, "look", i, k), kd)
         fixed = {k: v.detach() for k, v in adapted.items()}
-        queries, boundary = self.recover(ask, j, "query", i, student=None if i < self.s.warmup else lambda x: call(model, fixed, x))
-        with self.clock("learn"): grads, distill = distill_outer(model, w, adapted, *self.answered(ask, queries, "look again", i), kd)
+        queries, boundary = self.recover(ask, j, "query", i, k, student=None if i < self.s.warmup else lambda x: call(model, fixed, x))
+        with self.clock("learn"): grads, distill = distill_outer(model, w, adapted, *self.answered(ask, queries, "look again", i, k), kd)
         return grads, support, dict(inversion_label=label, inversion_query=boundary, distill=distill, queries=getattr(ask, "queries", 0))
 
     def step(self, i: int) -> dict: # what to log; queries: images asked about
         "One outer step: new services, then replay."
         picked, total, row = self.draw(i), None, {}
-        for j, teacher in zip(picked, self.taught_by(picked)):
-            grads, support, terms = self.lesson(i, j, teacher)
+        for k, (j, teacher) in enumerate(zip(picked, self.taught_by(picked))):
+            grads, support, terms = self.lesson(i, k, j, teacher)
             check_terms(terms, i, [j])
             self.memory.add(support)
             total = list(grads) if total is None else torch._foreach_add(total, grads)
-            for k, v in terms.items(): row[k] = row.get(k, 0) + (v if k == "queries" else v / len(picked))
+            for name, v in terms.items(): row[name] = row.get(name, 0) + (v if name == "queries" else v / len(picked))
         with self.clock("learn"):
             for p, g in zip(self.model.parameters(), total): p.grad = g
             self.opt.step()

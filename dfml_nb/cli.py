@@ -107,14 +107,14 @@ def record_file(run: Path, data: str, adapt, way, seed, select) -> Path: # as in
     name = "_".join(p for p in parts if p) + ".json"
     return run/name if run.is_dir() else run.with_name(f"{run.stem}_{name}")
 
-# %% ../nbs/13_cli.ipynb #df2db5bf
+# %% ../nbs/13_cli.ipynb #8c1df644
 def list_experiments():
     "Print every row, a table a block."
     for table in dict.fromkeys(e.table for e in EXPERIMENTS.values()):
         rows = find_experiments(table)
         print(f"{table}: {SCENARIOS[rows[0].scenario].about}")
         for e in rows:
-            changes = ", ".join(f"{k} = {v}" for k, v in e.settings.items()) + (f"first {e.models} teachers" if e.models else "")
+            changes = ", ".join([f"{k} = {v}" for k, v in e.settings.items()] + [f"first {e.models} teachers"] * bool(e.models) + [f"cpu: {k} = {v}" for k, v in e.cpu.items()])
             print(f"  {e.name:42} {e.recipe}, {e.adapt or get_recipe(e.recipe).adapt}" + (f" ({changes})" if changes else ""))
 
 def reproduce(names,                  # of experiments: 'all', a table, or TABLE/ROW; several
@@ -130,7 +130,7 @@ def reproduce(names,                  # of experiments: 'all', a table, or TABLE
     for i, (e, seed) in enumerate((e, s) for e in rows for s in seeds):
         start, new = time.perf_counter(), not result_file(e, budget, seed, results).exists()
         try: record = run_experiment(e, budget, seed, out, results, root, shots, episodes, device, quiet)
-        except DFMLError as err: failed.append(e.name); print(f"{e.name}: {err}", file=sys.stderr, flush=True); continue
+        except DFMLError as err: failed.append(f"{e.name} seed {seed}"); print(f"{e.name}: {err}", file=sys.stderr, flush=True); continue
         means = mean_over_data(record["test"])
         figures = ", ".join(f"{r['shot']}-shot {r['acc']:.2f} ± {r['ci95']:.2f}" for r in means if not r["query_statistics"])
         print(f"{i + 1}/{len(rows) * len(seeds)} {e.name} seed {seed}: {figures or 'cannot run: ' + record['not_applicable']}"
@@ -246,7 +246,7 @@ def parse_numbers(text: str, what: str, least: int) -> tuple: # what: the option
     require(min(numbers) >= least, f"{what} takes whole numbers from {least}, separated by commas, not {text!r}")
     return numbers
 
-# %% ../nbs/13_cli.ipynb #7220c127
+# %% ../nbs/13_cli.ipynb #64cd17c7
 def main(argv=None) -> int: # exit status: 0 done, 2 a clear error, 130 interrupted
     "The `dfml` command."
     args = vars(parser().parse_args(argv))
@@ -261,6 +261,7 @@ def main(argv=None) -> int: # exit status: 0 done, 2 a clear error, 130 interrup
         f(**args)
     except DFMLError as e:
         print(f"dfml {command}: {e}", file=sys.stderr); return 2
+    except BrokenPipeError: sys.stderr.close(); return 0     # somebody reads only the first lines
     except OSError as e:
         print(f"dfml {command}: {e}", file=sys.stderr); return 2
     except KeyboardInterrupt:

@@ -44,7 +44,7 @@ class PoolVectors:
         with torch.no_grad():
             for p, v in zip(model.net.parameters(), parts): p.copy_(v.view_as(p))
 
-# %% ../nbs/11d_dro.ipynb #732ed5cc
+# %% ../nbs/11d_dro.ipynb #f9c9158b
 class HyperNet(nn.Module):
     "Codes (B, `embedding`) → standardised weights (B, P); holds the codes of `n_models` models (DRO, black-box network)."
     def __init__(self, n_models: int,
@@ -54,7 +54,7 @@ class HyperNet(nn.Module):
                  seed=0):             # of codes and weights
         super().__init__()
         require(n_weights * (hidden or embedding) <= 2**29,
-                f"a hyper-network of width {hidden or embedding} for {n_weights} weights needs more than 2 GB: lower `hidden` to {2**29 // n_weights}")
+                f"a hyper-network of width {hidden or embedding} for {n_weights} weights needs more than 2 GB: lower `{'hidden' if hidden else 'embedding'}` to {2**29 // n_weights}")
         with fork_seed(seed, "hyper-network"):
             self.codes = nn.Parameter(torch.randn(n_models, embedding) / embedding**.5)
             self.first, self.last, self.gain = nn.Linear(embedding, hidden) if hidden else None, nn.Linear(hidden or embedding, n_weights), n_weights**.5
@@ -99,14 +99,14 @@ def worst_code(hyper: HyperNet, e, # codes (B, embedding)
     value = log_likelihood(hyper, e, z)
     return value.detach(), (e - torch.autograd.grad(value.sum(), e)[0] / (2 * gamma)).detach()
 
-# %% ../nbs/11d_dro.ipynb #1eee362c
+# %% ../nbs/11d_dro.ipynb #f4f1a50c
 @dataclass
 class DROSettings:
     "Settings of DRO; embedding, lr, inner, gamma and val are the paper's."
     outer_steps: int = 4000
     embedding: int = 50        # length of a code
     hidden: int = 100          # width of the hyper-network; 0: a linear one
-    lr: float = .03            # of gradient ascent; lr · hidden should stay below about 4
+    lr: float = .03            # of gradient ascent; lr · hidden is safe below about 4
     inner: int = 1             # ascents on the first part in a step
     gamma: float = 2.          # price of moving a code
     worst: bool = True         # fit the second part at the worst codes; False: at their own (the paper's ablation)

@@ -88,14 +88,15 @@ def select(models: list,          # candidates, for example the snapshots of a r
     scores = [score(m) for m in models]
     return max(range(len(scores)), key=lambda i: scores[i]), scores
 
-# %% ../nbs/10_evaluate.ipynb #a55510c8
+# %% ../nbs/10_evaluate.ipynb #b226b686
 def as_table(results: dict # name → rows from `evaluate`
             ) -> str:      # Markdown
-    "A Markdown table: a line a method, a column for each shot and kind of statistics."
+    "A Markdown table: a line a method, a column for each shot and kind of statistics. Raises `SettingsError` if two figures fall into one cell."
     cols = list(dict.fromkeys((r["shot"], r["query_statistics"]) for rows in results.values() for r in rows))
     head = ["method"] + [f"{s}-shot, {'transductive' if q else 'inductive'}" for s, q in cols]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, rows in results.items():
+        require(len({(r["shot"], r["query_statistics"]) for r in rows}) == len(rows), f"several figures of {name} fall into one cell: choose one data set and one selection")
         cell = {(r["shot"], r["query_statistics"]): f"{r['acc']:.2f} ± {r['ci95']:.2f}" for r in rows}
         lines.append(f"| {name} | " + " | ".join(cell.get(c, "–") for c in cols) + " |")
     return "\n".join(lines)
@@ -114,11 +115,11 @@ def load_results(folder,            # e.g. 'results'
         require(not missing, f"{name}.json is no result of this project: it lacks {', '.join(missing)}", DataError)
     return out
 
-# %% ../nbs/10_evaluate.ipynb #a4414d46
+# %% ../nbs/10_evaluate.ipynb #873f2b57
 def over_seeds(records: list # results of the same experiment with different seeds
               ) -> list:     # rows as from `evaluate`, with acc the mean, `seeds` their number, `spread` the standard deviation between seeds
     "Average results over seeds, row by row."
-    key = lambda r: (r["way"], r["shot"], r["query_statistics"], r["selection"])
+    key = lambda r: (r.get("data"), r["way"], r["shot"], r["query_statistics"], r["selection"])
     groups = {}
     for rec in records:
         for r in rec["test"]: groups.setdefault(key(r), []).append(r)

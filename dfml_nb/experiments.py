@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', 'CPU_SCENARIO', 'ABLATIONS', 'SHORT_FREE',
-           'EXPERIMENTS', 'HEADED', 'Scenario', 'make_pool', 'Experiment', 'find_experiments', 'result_file',
-           'run_folder', 'reproduce', 'mean_over_data']
+           'EXPERIMENTS', 'HEADED', 'Scenario', 'claimed', 'make_pool', 'Experiment', 'find_experiments', 'result_file',
+           'asked_for', 'run_folder', 'recorded', 'reproduce', 'trained', 'data_folder', 'mean_over_data']
 
-# %% ../nbs/12b_experiments.ipynb #ffe8c4cc
-import json, os, time
+# %% ../nbs/12b_experiments.ipynb #cca61327
+import contextlib, json, os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+try: import fcntl
+except ImportError: fcntl = None            # Windows
 
 from .adapt import ADAPTERS
 from .core import PoolError, RunError, load_json, pick_device, device_name, require, save_json, stable_seed, versions
@@ -19,7 +22,7 @@ from .pool import Pool, merge_pools
 from .pretrain import pretrain_pool
 from .recipes import RECIPES, DataFreeMetaLearner, get_recipe, result, test_learner
 
-# %% ../nbs/12b_experiments.ipynb #8efafa78
+# %% ../nbs/12b_experiments.ipynb #1bc60284
 @dataclass(frozen=True)
 class Scenario:
     "A pool at each budget, and the data sets to test on."
@@ -35,7 +38,7 @@ _small_resnets = dict(opt="adam", lr=1e-3, weight_decay=0.)
 
 SCENARIOS = dict(
     cifar_fs=Scenario("CIFAR-FS, Conv4", ("cifar_fs",),
-        dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 20)], smoke=[_glyphs(3)])),
+        dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 20)], smoke=[_glyphs(8)])),
     mini_imagenet=Scenario("mini-ImageNet, Conv4", ("mini_imagenet",),
         dict(paper=[_paper("mini_imagenet")], cpu=[_short("mini_imagenet", 4, epochs=12)], smoke=[_glyphs(3, seed=1)])),
     cub=Scenario("CUB, Conv4", ("cub",),
@@ -55,12 +58,23 @@ SCENARIOS = dict(
              cpu=[_short("cifar_fs", 2, arch="resnet50", **_small_resnets), _short("cifar_fs", 4, arch="torchvision:mobilenet_v3_small", seed=1, **_small_resnets)],
              smoke=[_glyphs(1, arch="resnet50", way=3), _glyphs(1, arch="torchvision:mobilenet_v3_small", seed=1)])),
     mixed_ways=Scenario("CIFAR-FS, teachers with 3, 5 and 8 classes", ("cifar_fs",),
-        {b: [part("cifar_fs" if b != "smoke" else "glyphs", n, way=w, **kw) for w in (3, 5, 8)]
+        {b: [part("cifar_fs" if b != "smoke" else "glyphs", n, way=w, seed=w, **kw) for w in (3, 5, 8)]
          for b, part, n, kw in (("paper", _paper, 34, {}), ("cpu", _short, 4, {}), ("smoke", _short, 1, dict(epochs=1)))}),
     no_batch_norm=Scenario("CIFAR-FS, group norm and a small vision transformer", ("cifar_fs",),
         dict(paper=[_paper("cifar_fs", 50, arch_args=dict(norm="group")), _paper("cifar_fs", 50, arch="vit", seed=1, opt="adam", lr=1e-3)],
              cpu=[_short("cifar_fs", 4, arch_args=dict(norm="group"), lr=2e-3), _short("cifar_fs", 4, arch="vit", seed=1, **_small_resnets)],
              smoke=[_glyphs(1, arch_args=dict(norm="group"), lr=2e-3), _glyphs(1, arch="vit", seed=1, **_small_resnets)])))
+
+@contextlib.contextmanager
+def claimed(folder): # a folder, perhaps not there yet
+    "One process at a time: a second one that wants the same folder waits here (where the system has file locks)."
+    lock = Path(folder).with_name(f".{Path(folder).name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as f:
+        if fcntl:
+            try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError: print(f"another process works on {folder}: waiting for it", file=sys.stderr, flush=True); fcntl.flock(f, fcntl.LOCK_EX)
+        yield                                        # the lock goes with the file, also when the process is killed
 
 def make_pool(scenario: str,   # a name in `SCENARIOS`
               budget: str,     # 'paper', 'cpu' or 'smoke'
@@ -68,13 +82,13 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
               root=None,       # where data sets are
               device="auto", quiet=True) -> Pool:
     "The pool of a scenario; what is already there is kept. Raises `DataError`, `PoolError`."
-    parts, where, made = SCENARIOS[scenario].budgets[budget], Path(folder)/f"{scenario}_{budget}", []
-    for i, part in enumerate(parts):
-        kw = dict(part)
-        made.append(pretrain_pool(load_data(kw.pop("data"), root), where/f"part{i}" if len(parts) > 1 else where, device=device, quiet=quiet, **kw))
-    return made[0] if len(made) == 1 else merge_pools(where/"all", made)
+    parts, where = [dict(p) for p in SCENARIOS[scenario].budgets[budget]], Path(folder)/f"{scenario}_{budget}"
+    data = [load_data(p.pop("data"), root) for p in parts]                 # what is missing is missed before hours of training
+    with claimed(where):
+        made = [pretrain_pool(d, where/f"part{i}" if len(parts) > 1 else where, device=device, quiet=quiet, **p) for i, (d, p) in enumerate(zip(data, parts))]
+        return made[0] if len(made) == 1 else merge_pools(where/"all", made)
 
-# %% ../nbs/12b_experiments.ipynb #5b4d8a06
+# %% ../nbs/12b_experiments.ipynb #a7d1c521
 @dataclass(frozen=True)
 class Experiment:
     "One row of one table."
@@ -92,10 +106,10 @@ class Experiment:
     def name(self): return f"{self.table}/{self.row}"
 
     def changes(self, budget: str) -> dict: # a budget's name
-        "The settings that this row changes. (A `smoke` run keeps to the sizes of its budget where it can.)"
-        return {**self.settings, **(self.cpu if budget == "cpu" else {})}
+        "The settings that this row changes; what the row is about comes last."
+        return {**(self.cpu if budget == "cpu" else {}), **self.settings}
 
-WIZWAND = "FREE's tables as listed by wizwand.com; best of many evaluations on the test classes, 100 teachers"
+WIZWAND = "FREE's tables as listed by wizwand.com; best of many evaluations on the test classes"
 MAML_REAL = "FSL-Insight, MAML with a larger Conv4 on real data"
 PUBLISHED = {("cifar_fs_main", "free"): (dict(data="cifar_fs", shot=1, acc=39.13, source=WIZWAND),),
              ("mini_imagenet_main", "free"): (dict(data="mini_imagenet", shot=5, acc=45.45, source=WIZWAND),),
@@ -117,7 +131,7 @@ TABLES = dict(cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_
               multi_arch="multi_arch", model_scale="model_scale", mixed_ways="mixed_ways", no_batch_norm="no_batch_norm")   # table → scenario
 
 CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
-    multi_domain=dict(free={"size": 32, "outer_steps": 25, "replay.max_batches": 10}, purer={"size": 32, "outer_steps": 200}, **dict.fromkeys(("random", "bidf_mkd", "tgr"), {"size": 32})),
+    multi_domain=dict(free={"size": 32, "outer_steps": 25, "replay.max_batches": 10}, purer={"size": 32, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle"), {"size": 32})),
     multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}))
 
 def _main_rows(table, scenario):
@@ -125,7 +139,7 @@ def _main_rows(table, scenario):
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
         yield Experiment(table, row, scenario, recipe, adapt, settings, cpu, None, PUBLISHED.get((table, row), ()))
 
-# %% ../nbs/12b_experiments.ipynb #3996275d
+# %% ../nbs/12b_experiments.ipynb #73f07427
 ABLATIONS = dict(  # table → row → settings
     ablation_steps={f"k{k}": {"five.steps": k} for k in (1, 2, 5, 10)},
     ablation_teachers={f"teachers{n}": {"teachers": n} for n in (1, 2, 4, 8)},
@@ -137,6 +151,8 @@ SHORT_FREE = {"outer_steps": 20, "warmup": 5, "five.ngf": 32, "replay.second_ord
 def _ablation_rows():
     for table, rows in ABLATIONS.items():
         for row, settings in rows.items(): yield Experiment(table, row, "cifar_fs", "free", None, settings, SHORT_FREE)
+    for row, settings in dict(curriculum={}, no_curriculum={"curriculum": False}, random_start={"average": False}).items():
+        yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings)
     for n in (5, 10, 20): yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", None, {}, SHORT_FREE, n)
 
 EXPERIMENTS = {e.name: e for rows in (*(_main_rows(t, s) for t, s in TABLES.items()), _ablation_rows()) for e in rows}
@@ -148,15 +164,30 @@ def find_experiments(name: str) -> list: # 'all', a table, or TABLE/ROW
     require(found, f"there is no experiment {name!r}: `dfml reproduce --list` names them; tables are {', '.join(tables)}")
     return found
 
-# %% ../nbs/12b_experiments.ipynb #b6787686
+# %% ../nbs/12b_experiments.ipynb #69a60373
 def result_file(e: Experiment, budget: str, seed: int, results) -> Path:
     "Where the record of a row goes."
     return Path(results)/f"{e.table}_{e.row}{'' if budget == 'cpu' else '_' + budget}_s{seed}.json"
 
-def run_folder(e: Experiment, learner: DataFreeMetaLearner, folder) -> Path:
-    "Where a row's training lives: rows that differ only in adaptation share it."
-    key = stable_seed(json.dumps([learner.config, e.models], sort_keys=True))
-    return Path(folder)/"runs"/f"{e.scenario}_{learner.budget}_{e.recipe}_{key:016x}"
+def asked_for(learner: DataFreeMetaLearner, pool: Pool, shots, episodes: int) -> dict:
+    "What a record answers: everything that its figures depend on, before a recipe fills in what it finds in the pool."
+    return json.loads(json.dumps(dict(config=learner.config, pool=f"{stable_seed(*(m.sha256 for m in pool.specs)):016x}", shots=list(shots), episodes=episodes)))
+
+def run_folder(e: Experiment, asked: dict, folder) -> Path: # asked: of `asked_for`
+    "Where a row's training lives: rows that train the same on the same pool share it."
+    key = stable_seed(json.dumps([asked["config"], asked["pool"]], sort_keys=True))
+    return Path(folder)/"runs"/f"{e.scenario}_{asked['config']['budget']}_{e.recipe}_{key:016x}"
+
+def recorded(target: Path, asked: dict): # → the record, or None
+    "A row's record, if there is one. Raises `RunError` if it answers another question."
+    if not target.exists(): return None
+    record = load_json(target)
+    old = record.get("asked", {})
+    flat = lambda d, pre="": {k: v for n, x in d.items() for k, v in (flat(x, f"{pre}{n}.") if isinstance(x, dict) else {f"{pre}{n}": x}).items()}
+    a, b = flat(old), flat(asked)
+    diff = [f"{k} ({a.get(k)} there, {b.get(k)} asked)" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    require(not diff, f"{target} answers another question: {', '.join(diff[:4])}: move it away, or give --results another folder", RunError)
+    return record
 
 def reproduce(e: Experiment,
               budget: str = "cpu",   # 'paper', 'cpu' or 'smoke'
@@ -167,48 +198,51 @@ def reproduce(e: Experiment,
               shots=(1, 5), episodes: int = None, # by default 600; 3 at budget 'smoke'
               device="auto", quiet=True) -> dict: # → the record
     "Run one row of one table, or read what it gave before. Raises `DFMLError`."
-    budgets = SCENARIOS[e.scenario].budgets
+    budgets, n = SCENARIOS[e.scenario].budgets, (3 if budget == "smoke" else 600) if episodes is None else episodes
     require(budget in budgets, f"unknown budget {budget!r}: experiments have {', '.join(budgets)}")
-    target, n = result_file(e, budget, seed, results), episodes or (3 if budget == "smoke" else 600)
-    if target.exists():
-        done = load_json(target)
-        ns = {r["episodes"] for r in done["test"]}
-        require(ns <= {n}, f"{target} was made with {ns} episodes: move it away to make it again", RunError)
-        return done
+    require(n >= 1, f"{n} episodes: ask for at least one")
     device = pick_device(device)
     pool = Pool(make_pool(e.scenario, budget, Path(folder)/"pools", root, device, quiet).path, first=e.models)
     tests = SCENARIOS[e.scenario].test if budget != "smoke" else [d for d in pool.domains if d != "digits"]     # digits: too few classes
     changes = e.changes(budget)
-    if e.recipe == "maml_oracle" and len(pool.domains) > 1: changes["data"] = tests[0]
+    if not get_recipe(e.recipe).data_free: changes["data"] = "+".join(tests)
     learner = DataFreeMetaLearner(e.recipe, budget, 1, seed, device, **changes)
-    record = _run(e, learner, pool, tests, run_folder(e, learner, folder), root, shots, n, quiet)
-    record.update(experiment=e.name, scenario=e.scenario, adapt=e.adapt or get_recipe(e.recipe).adapt, published=list(e.published))
+    target, asked = result_file(e, budget, seed, results), asked_for(learner, pool, shots, n)
+    if record := recorded(target, asked): return record
+    data, adapt, run = [load_data(d, root) for d in tests], e.adapt or get_recipe(e.recipe).adapt, run_folder(e, asked, folder)
+    why = fits(pool) if (fits := get_recipe(e.recipe).fits) else None
+    if why: learner.about = dict(pool=pool.summary(), device=device_name(device), versions=versions(), seconds={}, settings=learner.config["settings"])
+    else:
+        with claimed(run), data_folder(root): learner = trained(learner, pool, run, quiet)
+        if adapt in HEADED and learner.model.n_classes < 5: why = f"this model has {learner.model.n_classes} outputs and cannot be fine-tuned to 5 classes"
+    start = time.perf_counter()
+    rows = [] if why else [dict(r, data=d.name) for d in data for r in test_learner(learner, d, shots, min(5, len(d.test.classes)), adapt, n, quiet=quiet)]
+    record = dict(result(learner, data[0], rows, time.perf_counter() - start), data="+".join(d.name for d in data), experiment=e.name, scenario=e.scenario, adapt=adapt,
+                  asked=asked, published=list(e.published), **({"not_applicable": why} if why else {}))
     save_json(target, record)
     return record
 
 HEADED = "fine_tune", "icfil"   # adaptations that use the model's own outputs
 
-def _run(e, learner, pool, tests, run, root, shots, n, quiet):
-    fits = get_recipe(e.recipe).fits
-    if why := fits and fits(pool):
-        return dict(recipe=e.recipe, data="+".join(tests), pool=pool.summary(), budget=learner.budget, shot=1, seed=learner.seed, device=device_name(learner.device),
-                    versions=versions(), seconds={}, settings=learner.config["settings"], test=[], not_applicable=why)
-    if root: os.environ["DFML_DATA"] = str(root)         # for a recipe that reads data itself: its settings, and so the record, shall not name this machine's folders
-    if (run/"model.safetensors").exists(): learner = DataFreeMetaLearner.load(run, learner.device)
-    else: learner.fit(pool, run=run, quiet=quiet)
-    rows, start, data = [], time.perf_counter(), [load_data(d, root) for d in tests]
-    for ds in data:
-        way, adapt = min(5, len(ds.test.classes)), e.adapt or get_recipe(e.recipe).adapt
-        if adapt in HEADED and learner.model.n_classes < way:
-            return dict(result(learner, ds, [], 0.), not_applicable=f"this model has {learner.model.n_classes} outputs and cannot be fine-tuned to {way} classes")
-        rows += [dict(r, data=ds.name) for r in test_learner(learner, ds, shots, way, e.adapt, n, quiet=quiet)]
-    return dict(result(learner, data[0], rows, time.perf_counter() - start), data="+".join(d.name for d in data))
+def trained(learner: DataFreeMetaLearner, pool: Pool, run: Path, quiet=True) -> DataFreeMetaLearner:
+    "The learner after its training: read, if it is finished, else trained or gone on with."
+    if (run/"model.safetensors").exists(): return DataFreeMetaLearner.load(run, learner.device)
+    return learner.fit(pool, run=run, quiet=quiet)
 
-# %% ../nbs/12b_experiments.ipynb #db89d32a
+@contextlib.contextmanager
+def data_folder(root): # None: as it is
+    "Where a recipe that reads images itself finds them; its settings, and so the record, shall not name this machine's folders."
+    old = os.environ.get("DFML_DATA")
+    if root: os.environ["DFML_DATA"] = str(root)
+    try: yield
+    finally:
+        if root: os.environ.pop("DFML_DATA"); os.environ.update({"DFML_DATA": old} if old else {})
+
+# %% ../nbs/12b_experiments.ipynb #e5664bfa
 def mean_over_data(rows: list # of a record's `test`, with `data`
                   ) -> list:  # rows with `data` = 'mean'
     "Average the figures of several test sets (the headline of a multi-domain table); the interval of a mean of independent figures."
-    key = lambda r: (r["shot"], r["query_statistics"], r["selection"])
+    key = lambda r: (r["way"], r["shot"], r["query_statistics"], r["selection"])
     groups = {}
     for r in rows: groups.setdefault(key(r), []).append(r)
     return [dict(g[0], data="mean", acc=sum(r["acc"] for r in g) / len(g), ci95=sum(r["ci95"] ** 2 for r in g) ** .5 / len(g)) for g in groups.values()]

@@ -18,7 +18,7 @@ from .metalearn import BelLSettings, ReplaySettings, bell_step, gradient_alignme
 from .nets import batch_mode, call, weights
 from .pool import Pool
 
-# %% ../nbs/07b_free.ipynb #ea4c2a31
+# %% ../nbs/07b_free.ipynb #2780d100
 class MetaTrainer:
     "What trainers with a memory share; a method adds `step`."
     parts = "model", "opt", "memory"       # attributes with `state_dict` and `load_state_dict`
@@ -26,8 +26,8 @@ class MetaTrainer:
                  s,                # settings: outer_steps, teachers, distinct, arch, size, lr, memory, replay
                  seed: int,        # fixes all randomness
                  device):          # of everything
-        require(min(s.teachers, s.outer_steps, s.replay.query, s.replay.shot) >= 1 and s.lr > 0,
-                "teachers, outer_steps, replay.query and replay.shot must be at least 1, and lr above 0")
+        require(min(s.teachers, s.outer_steps, s.replay.query, s.replay.shot, s.replay.episodes) >= 1 and s.lr > 0,
+                "teachers, outer_steps, replay.query, replay.shot and replay.episodes must be at least 1, and lr above 0")
         require(s.memory >= s.replay.shot + s.replay.query, f"memory = {s.memory} images a class, but a replay episode needs {s.replay.shot + s.replay.query}: replay would never run")
         require(s.teachers <= len(pool) or not s.distinct, f"{s.teachers} distinct teachers a step, but the pool holds {len(pool)}: lower `teachers`", PoolError)
         self.pool, self.s, self.seed, self.device, self.steps = pool, s, seed, device, s.outer_steps

@@ -177,7 +177,7 @@ def pretrain_seconds(pool: Pool): # → seconds, or None if any model does not s
     s = [m.trained.get("seconds") for m in pool.specs]
     return None if None in s else round(sum(s), 1)
 
-# %% ../nbs/12_recipes.ipynb #140a50b6
+# %% ../nbs/12_recipes.ipynb #74ffee2b
 def snapshots(run        # a run folder
              ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run."
@@ -195,8 +195,11 @@ def test_learner(learner: DataFreeMetaLearner,
     "Test on meta-test classes by the protocol; one row for each shot, kind of statistics and choice. Raises `EpisodeError`."
     how = how or get_recipe(learner.recipe).adapt
     way, adapt = min(5, learner.model.n_classes) if way is None else way, get_adapter(how)
+    seen = {}
     def score(m, split, **kw):
-        if how.startswith("centroid") and getattr(m.net, "own_statistics", False): m, split = embedded(m, split, learner.device)   # a frozen pool sees each image once
+        if how.startswith("centroid") and getattr(m.net, "own_statistics", False):     # a frozen pool sees each image once
+            if split.name not in seen: seen[split.name] = embedded(m, split, learner.device)
+            m, split = seen[split.name]
         return evaluate(m, adapt, split, way, seed=seed, device=learner.device, quiet=quiet, **kw)
     models, rows = [m.to(learner.device) for m in snapshots(run)] if run and set(choose) != {"last"} else [], []
     if not models: choose = ("last",)                              # nothing to choose from

@@ -151,7 +151,7 @@ def igr_step(model: Classifier, # the meta-model; moved
     opt.step()
     return info
 
-# %% ../nbs/11c_tgr.ipynb #7d6d8599
+# %% ../nbs/11c_tgr.ipynb #1847b8b5
 @dataclass
 class TGRSettings:
     "Settings of TGR; numbers from its released code, except `embed_steps` and `probe`."
@@ -176,7 +176,7 @@ class TGRSettings:
     arch: str = "conv4"         # of the meta-model
     size: int = 0               # side of the images it sees and of those that are recovered; 0: the largest teacher's
     lr: float = 1e-3            # Adam of the meta-model
-    memory: int = 400           # images kept of each class
+    memory: int = 600           # images kept of each class: 20 sets of 30
     w: Weights = field(default_factory=lambda: Weights(bn=1., adv=0.)) # of the inversion terms
     replay: ReplaySettings = field(default_factory=lambda: ReplaySettings(episodes=16, patience=4))
 
@@ -203,7 +203,7 @@ class Grouping:
     def load_state_dict(self, state): # from `state_dict`
         self.sim, self.embedded, self.groups = state["sim"], state["embedded"], state["groups"]
 
-# %% ../nbs/11c_tgr.ipynb #1ef8aa84
+# %% ../nbs/11c_tgr.ipynb #0605868f
 class TGR(MetaTrainer):
     "One training run of Task Groupings Regularization (Wei et al., ICML 2024) on a pool."
     parts = *MetaTrainer.parts, "grouping"
@@ -259,12 +259,12 @@ class TGR(MetaTrainer):
             info = igr_step(self.model, self.opt, [(x, t.y, answer) for (x, answer), t in zip(seen, tasks)], s.lam, s.kl)
             check_terms(info, i, picked)
             replayed = self.rehearse(i)
-        return dict(step=i, **{f"inversion_{k}": v for k, v in terms.items()}, **info, **replayed, classes=len(self.memory.rings))
+        return dict(step=i, **{f"inversion_{k}": v for k, v in terms.items()}, **info, **replayed, classes=len(self.memory.rings), groups=len(self.grouping.groups))
 
-# %% ../nbs/11c_tgr.ipynb #3a774d68
+# %% ../nbs/11c_tgr.ipynb #65df943b
 BUDGETS_TGR = dict(
     paper={},
-    cpu={"outer_steps": 22, "steps": 25, "embed_steps": 30, "per_class": 20, "ngf": 32, "replay.episodes": 10, "replay.max_batches": 10},
-    demo={"outer_steps": 8, "teachers": 2, "steps": 12, "embed_steps": 8, "per_class": 16, "ngf": 16, "nz": 64, "replay.episodes": 5, "replay.max_batches": 6},
+    cpu={"outer_steps": 22, "w.bn": .1, "steps": 25, "embed_steps": 30, "per_class": 20, "ngf": 32, "replay.episodes": 10, "replay.max_batches": 10},
+    demo={"outer_steps": 8, "w.bn": .1, "teachers": 2, "steps": 12, "embed_steps": 8, "per_class": 16, "ngf": 16, "nz": 64, "replay.episodes": 5, "replay.max_batches": 6},
     smoke={"outer_steps": 2, "teachers": 2, "steps": 1, "embed": 2, "embed_steps": 1, "per_class": 2, "ngf": 8, "nz": 32,
            "replay.query": 1, "replay.episodes": 2, "replay.max_batches": 1})
