@@ -139,14 +139,14 @@ def _main_rows(table, scenario):
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
         yield Experiment(table, row, scenario, recipe, adapt, settings, cpu, None, PUBLISHED.get((table, row), ()))
 
-# %% ../nbs/12b_experiments.ipynb #73f07427
+# %% ../nbs/12b_experiments.ipynb #4fa2edda
 ABLATIONS = dict(  # table → row → settings
     ablation_steps={f"k{k}": {"five.steps": k} for k in (1, 2, 5, 10)},
-    ablation_teachers={f"teachers{n}": {"teachers": n} for n in (1, 2, 4, 8)},
+    ablation_teachers={f"teachers{n}": {"teachers": n} for n in (1, 2, 4)},
     ablation_learn=dict(both={}, independent={"bell.order": "independent"}, no_distillation={"bell_every": False}, no_replay={"replay.max_batches": 0}),
     ablation_terms=dict(all={}, no_bn={"five.w.bn": 0.}, no_boundary={"five.w.adv": 0.}, no_label={"five.w.label": 0.}, with_tv={"five.w.tv": 1e-3}, with_norm={"five.w.norm": 1e-4}))
 
-SHORT_FREE = {"outer_steps": 20, "warmup": 5, "five.ngf": 32, "replay.second_order": False, "replay.episodes": 5, "replay.max_batches": 10, "measure": 0}
+SHORT_FREE = {"outer_steps": 20, "warmup": 5, "teachers": 2, "five.ngf": 32, "replay.episodes": 5, "replay.max_batches": 10, "measure": 0}
 
 def _ablation_rows():
     for table, rows in ABLATIONS.items():
