@@ -7,7 +7,7 @@ __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', '
            'EXPERIMENTS', 'HEADED', 'Scenario', 'claimed', 'make_pool', 'Experiment', 'find_experiments', 'result_file',
            'asked_for', 'run_folder', 'recorded', 'reproduce', 'trained', 'data_folder', 'mean_over_data']
 
-# %% ../nbs/12b_experiments.ipynb #cca61327
+# %% ../nbs/12b_experiments.ipynb #2d9b9c62
 import contextlib, json, os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,11 @@ from pathlib import Path
 try: import fcntl
 except ImportError: fcntl = None            # Windows
 
-from .adapt import ADAPTERS
-from .core import PoolError, RunError, load_json, pick_device, device_name, require, save_json, stable_seed, versions
+from .core import RunError, load_json, pick_device, device_name, require, save_json, stable_seed, versions
 from .data import load_data
 from .pool import Pool, merge_pools
 from .pretrain import pretrain_pool
-from .recipes import RECIPES, DataFreeMetaLearner, get_recipe, result, test_learner
+from .recipes import DataFreeMetaLearner, get_recipe, result, test_learner
 
 # %% ../nbs/12b_experiments.ipynb #1bc60284
 @dataclass(frozen=True)

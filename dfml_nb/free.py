@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['RELEASED', 'BUDGETS_FREE', 'MetaTrainer', 'FreeSettings', 'Free']
 
-# %% ../nbs/07b_free.ipynb #c7bff408
+# %% ../nbs/07b_free.ipynb #6383b937
 from dataclasses import dataclass, field
 
 import torch
 
 from .core import Clock, PoolError, require, rng
-from .inversion import check_terms, up_to_4
+from .inversion import check_terms
 from .memory import Memory
 from .metagen import FIve, FIveSettings
 from .metalearn import BelLSettings, ReplaySettings, bell_step, gradient_alignment, lessons, replay

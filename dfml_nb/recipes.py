@@ -6,7 +6,7 @@
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
            'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #f37b6df4
+# %% ../nbs/12_recipes.ipynb #cab4a0af
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from .bidf_mkd import BUDGETS_BIDF, BiDfMKD, BiDfSettings
 from .core import Clock, PoolError, RunError, RunFolder, device_name, pick_device, require, stable_seed, versions
 from .dro import BUDGETS_DRO, DRO, DROSettings, fits_dro
 from .evaluate import embedded, evaluate, select
-from .free import BUDGETS_FREE, RELEASED, Free, FreeSettings
+from .free import BUDGETS_FREE, Free, FreeSettings
 from .pool import Pool
 from .purer import BUDGETS_PURER, Purer, PurerSettings
 from .tgr import BUDGETS_TGR, TGR, TGRSettings
