@@ -7,7 +7,7 @@ __all__ = ['ADAPTERS', 'moving_buffers', 'unchanged', 'batch_statistics', 'FewSh
            'contrastive_loss', 'ICFILSettings', 'pseudo_support', 'calibrate', 'icfil', 'nearest_centroid',
            'get_adapter']
 
-# %% ../nbs/09_adapt.ipynb #8234f4f0
+# %% ../nbs/09_adapt.ipynb #6e433041
 import contextlib
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +20,12 @@ from torch.func import functional_call
 from .core import EpisodeError, require, rng
 from .inversion import balanced_labels, tv_loss
 from .metalearn import inner_loop
-from .nets import Classifier, batch_mode, call, weights
+from .nets import Classifier, batch_mode, batch_norms, call, weights
 
-# %% ../nbs/09_adapt.ipynb #d8d33985
+# %% ../nbs/09_adapt.ipynb #c39d4c9e
 @contextlib.contextmanager
 def _batchnorm_momentum(model, value):
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = list(batch_norms(model).values())
     old = [m.momentum for m in layers]
     for m in layers: m.momentum = value
     try: yield
@@ -34,8 +34,7 @@ def _batchnorm_momentum(model, value):
 
 def moving_buffers(model) -> set: # of names
     "Buffers that a forward pass may move: those of batch-norm layers, except of frozen members (`own_statistics`)."
-    own = {m for top in model.modules() if getattr(top, "own_statistics", False) for m in top.modules()}
-    return {f"{name}.{k}" for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in own for k, _ in m.named_buffers()}
+    return {f"{name}.{k}" for name, m in batch_norms(model).items() for k, _ in m.named_buffers()}
 
 @contextlib.contextmanager
 def unchanged(model): # any module

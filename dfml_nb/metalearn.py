@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'inner_loop', 'ReplaySettings',
-           'episode_gradient', 'maml_step', 'replay']
+           'outer_loss', 'episode_gradient', 'maml_step', 'replay']
 
 # %% ../nbs/07_metalearn.ipynb #aec38dfb
 from dataclasses import dataclass
@@ -120,18 +120,22 @@ class ReplaySettings:
     max_batches: int = 1000    # outer steps at most; 0: no replay
     second_order: bool = True  # differentiate through the inner loop
 
-# %% ../nbs/07_metalearn.ipynb #04c2966c
+# %% ../nbs/07_metalearn.ipynb #7c1b24d4
+def outer_loss(model: Classifier, # in `batch_mode`
+               episode,           # support_x, support_y, query_x, query_y
+               s: ReplaySettings):# → (query loss with its graph, query accuracy 0..1, adapted weights)
+    "Query loss after the inner loop on the support set (MAML, outer loss; PURER: the difficulty of an episode)."
+    adapted = inner_loop(model, dict(model.named_parameters()), episode.support_x, episode.support_y, s.way, s.steps, s.lr, s.second_order)
+    logits = call(model, adapted, episode.query_x)[:, :s.way]
+    return F.cross_entropy(logits, episode.query_y), (logits.argmax(1) == episode.query_y).float().mean().item(), adapted
+
 def episode_gradient(model: Classifier, # in `batch_mode`
                      episode,           # support_x, support_y, query_x, query_y
                      s: ReplaySettings):# → (gradients by the model's weights, query accuracy 0..1, adapted weights)
     "Gradient of one episode's query loss after the inner loop (MAML, outer loss)."
-    w = dict(model.named_parameters())
-    adapted = inner_loop(model, w, episode.support_x, episode.support_y, s.way, s.steps, s.lr, s.second_order)
-    logits = call(model, adapted, episode.query_x)[:, :s.way]
-    if not s.second_order:                                   # gradient at the adapted weights, used at θ
-        grads = torch.autograd.grad(F.cross_entropy(logits, episode.query_y), list(adapted.values()))
-    else: grads = torch.autograd.grad(F.cross_entropy(logits, episode.query_y), list(w.values()))
-    return grads, (logits.argmax(1) == episode.query_y).float().mean().item(), adapted
+    loss, acc, adapted = outer_loss(model, episode, s)
+    by = dict(model.named_parameters()) if s.second_order else adapted      # first order: gradient at the adapted weights, used at θ
+    return torch.autograd.grad(loss, list(by.values())), acc, adapted
 
 def maml_step(model: Classifier,  # the meta-model; moved
               opt,                # its optimiser

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NORMS', 'ResNet10', 'ResNet18', 'ResNet50', 'ARCHS', 'group_norm', 'conv_block', 'new_head', 'Conv4', 'n_params',
            'SmallResNet', 'SmallViT', 'last_linear', 'HeadedNet', 'torchvision_net', 'build_net', 'channels_last',
-           'Classifier', 'build_classifier', 'freeze', 'batch_mode', 'weights', 'call', 'as_constants', 'Ensemble',
-           'member_spec', 'build_member', 'ensemble', 'UpConv', 'Generator', 'stack_nets', 'stacked_call']
+           'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'batch_mode', 'weights', 'call', 'as_constants',
+           'Ensemble', 'member_spec', 'build_member', 'ensemble', 'UpConv', 'Generator', 'stack_nets', 'stacked_call']
 
 # %% ../nbs/02_nets.ipynb #ee7e3929
 import math
@@ -211,13 +211,16 @@ def freeze(model: nn.Module) -> nn.Module:
     "Switch to evaluation mode and stop gradients to the weights (not to the input); returns `model`."
     return model.eval().requires_grad_(False)
 
-# %% ../nbs/02_nets.ipynb #0515ff10
+# %% ../nbs/02_nets.ipynb #36c1e2a0
+def batch_norms(model: nn.Module) -> dict: # name → layer
+    "The batch-norm layers that may follow the batch: all but those below a module with `own_statistics`."
+    own = {m for top in model.modules() if getattr(top, "own_statistics", False) for m in top.modules()}
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in own}
+
 def batch_mode(model: nn.Module, on=True) -> nn.Module: # on: statistics of the batch; off: the running ones
     "Evaluation mode, with batch norm by the statistics of the batch, except below a module with `own_statistics`; returns `model`."
     model.eval()
-    own = {m for top in model.modules() if getattr(top, "own_statistics", False) for m in top.modules()}
-    for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in own: m.train(on)
+    for m in batch_norms(model).values(): m.train(on)
     return model
 
 # %% ../nbs/02_nets.ipynb #e2928c0a
