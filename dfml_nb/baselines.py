@@ -156,7 +156,7 @@ class PoolCentroid:
         order = torch.randperm(len(pool), generator=rng(seed, "which teachers")).tolist()[:s.teachers or None]
         self.clock, self.model = Clock(), ensemble([pool[j] for j in order], pool.way, seed).to(device)
 
-# %% ../nbs/11_baselines.ipynb #ccd2ec2c
+# %% ../nbs/11_baselines.ipynb #12013a3f
 @dataclass
 class MamlOracleSettings:
     "Settings of `maml_oracle`, which is **not** data-free."
@@ -188,7 +188,7 @@ class MamlOracle(MetaTrainer):
 
     def step(self, i: int) -> dict: # accuracy: on the queries of the step's episodes, 0..1
         "One outer step. Raises `RunError` if the weights are no longer finite."
-        with self.clock("learn"): acc, _ = maml_step(self.model, self.opt, self.batch(i), self.s.replay)
+        with self.clock("learn"): acc = maml_step(self.model, self.opt, self.batch(i), self.s.replay)["acc"]
         require(math.isfinite(sum(p.detach().norm().item() for p in self.model.parameters())), f"step {i}: the weights became NaN or infinite: lower the learning rate", RunError)
         return dict(step=i, accuracy=acc)
 

@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['DFMLError', 'SettingsError', 'DataError', 'EpisodeError', 'PoolError', 'RunError', 'require', 'stable_seed', 'rng',
-           'seed_everything', 'fork_seed', 'pick_device', 'versions', 'device_name', 'Clock', 'progress',
-           'atomic_write', 'save_json', 'load_json', 'sha256_file', 'RunFolder']
+           'seed_everything', 'fork_seed', 'pick_device', 'versions', 'device_name', 'Clock', 'progress', 'to_disk',
+           'atomic_write', 'sweep', 'claimed', 'save_json', 'load_json', 'sha256_file', 'RunFolder']
 
-# %% ../nbs/00_core.ipynb #8e3936b1
-import contextlib, hashlib, importlib.metadata, json, os, platform, random, sys, threading, time
+# %% ../nbs/00_core.ipynb #b919dff3
+import contextlib, hashlib, importlib.metadata, json, os, platform, random, sys, threading, time, zipfile
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+
+try: import fcntl
+except ImportError: fcntl = None            # Windows
 
 # %% ../nbs/00_core.ipynb #0667a9fd
 class DFMLError(Exception):
@@ -119,7 +122,13 @@ def progress(iterable=None,    # what to iterate over
     "A tqdm bar on the error stream, with the time left; passes items through unchanged."
     return tqdm(iterable, desc=desc, total=total, disable=quiet, dynamic_ncols=True, **kw)
 
-# %% ../nbs/00_core.ipynb #908c2d9b
+# %% ../nbs/00_core.ipynb #8b7ed01b
+def to_disk(path): # a file, or a folder (whose list of names it is)
+    "Wait until it is on the disk and not only in memory, so that it outlives a power cut."
+    fd = os.open(path, os.O_RDONLY)
+    try: os.fsync(fd)
+    finally: os.close(fd)
+
 def atomic_write(path,   # the file to write
                  write): # called with the path of a temporary file; writes the content there
     "Write a file in one step: it is whole or as before. Raises `RunError` if it cannot be written (disk full, no permission)."
@@ -129,10 +138,59 @@ def atomic_write(path,   # the file to write
         write(tmp)
         with open(tmp, "rb+") as f: os.fsync(f.fileno())
         os.replace(tmp, path)
+        with contextlib.suppress(OSError): to_disk(path.parent)   # the new name, too (not every system can)
     except (OSError, RuntimeError) as e:   # torch.save wraps a full disk in a RuntimeError
         raise RunError(f"could not write {path}: {e}. Free some space or choose another folder; what was there before is unharmed.") from e
     finally:
         with contextlib.suppress(OSError): tmp.unlink(missing_ok=True)
+
+# %% ../nbs/00_core.ipynb #efe9b47c
+def _alive(pid: int) -> bool: # is there such a process? (only Unix can ask without harm)
+    if os.name != "posix": return True
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except (OSError, OverflowError): pass
+    return True
+
+def sweep(folder,      # where `atomic_write` wrote; also one level below it
+          mine=False): # also those of this process's own number, which a container may give out again: only where nobody else writes
+    "Remove the temporary files of processes that were killed while they wrote."
+    for part in [*Path(folder).glob(".*.part"), *Path(folder).glob("*/.*.part")]:
+        *_, pid, thread, _ = part.name.rsplit(".", 3)
+        dead = pid.isdecimal() and thread.isdecimal() and (mine if int(pid) == os.getpid() else not _alive(int(pid)))
+        if dead:
+            with contextlib.suppress(OSError): part.unlink()
+
+# %% ../nbs/00_core.ipynb #6efc7649
+_held = threading.local()    # .folders: those that this thread has claimed
+
+def _lock_file(folder: Path): # an open file that no deletion of the folder takes away
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = os.access(folder.parent, os.W_OK)
+        return open(folder.parent/f".{folder.name}.lock" if beside else folder/".lock", "ab+", buffering=0)
+    except OSError as e: raise RunError(f"{folder} cannot be used ({e}): choose another folder") from e
+
+def _lock(f, folder): # f: of `_lock_file`
+    if not fcntl: return
+    try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        f.seek(0)
+        print(f"another process ({f.read(20).decode(errors='replace').strip() or 'just started'}) works on {folder}: waiting for it", file=sys.stderr, flush=True)
+        fcntl.flock(f, fcntl.LOCK_EX)
+    except OSError: return   # a file system without locks
+    with contextlib.suppress(OSError): f.truncate(0); f.write(str(os.getpid()).encode())
+
+@contextlib.contextmanager
+def claimed(folder): # a folder, perhaps not there yet
+    "One process at a time: a second one that wants the same folder waits here (where the system has locks). A thread may claim what it holds. Raises `RunError`."
+    path = Path(folder).resolve()
+    held = _held.__dict__.setdefault("folders", set())
+    if path in held: yield; return
+    with _lock_file(path) as f:
+        _lock(f, folder); held.add(path)
+        try: yield
+        finally: held.discard(path)
 
 # %% ../nbs/00_core.ipynb #91bcacb2
 def _plain(o):
@@ -164,7 +222,7 @@ def sha256_file(path  # an existing file
         for piece in iter(lambda: f.read(1 << 20), b""): h.update(piece)
     return h.hexdigest()
 
-# %% ../nbs/00_core.ipynb #b2da7975
+# %% ../nbs/00_core.ipynb #8f7061da
 class RunFolder:
     "A folder with the configuration, log and checkpoints of one run."
     keep = 2   # checkpoints kept
@@ -179,14 +237,14 @@ class RunFolder:
         "Start or continue a run. Raises `RunError` if the folder holds something else."
         config = json.loads(json.dumps(config, default=_plain))
         if self.config_file.exists():
-            old = load_json(self.config_file)
-            require(isinstance(old, dict), f"{self.config_file} was not written by this program: choose another folder", RunError)
+            old = self.config
             diff = sorted(k for k in old.keys() | config.keys() if old.get(k) != config.get(k))
             require(not diff, f"{self.path} already holds another run (different: {', '.join(diff)}): choose another folder or delete it", RunError)
         else:
             require(not self.path.exists() or self.path.is_dir() and all(p.name.startswith(".") for p in self.path.iterdir()),
                     f"{self.path} is not empty and holds no run of this program: choose another folder", RunError)
             save_json(self.config_file, config)
+        sweep(self.path, mine=True)
         return self
 
     def open(self):
@@ -195,33 +253,58 @@ class RunFolder:
         return self
 
     @property
-    def config(self): return load_json(self.config_file)
+    def config(self): # → dict
+        "What was asked. Raises `RunError` if that cannot be read."
+        try: config = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as e: raise RunError(f"{self.config_file} cannot be read ({e}): delete {self.path}, or choose another folder") from e
+        require(isinstance(config, dict), f"{self.config_file} was not written by this program: choose another folder", RunError)
+        return config
+
+    def there(self):
+        "Raises `RunError` if the folder was taken away while somebody works in it."
+        require(self.config_file.exists(), f"{self.path} was deleted or moved while the run was going on: put it back, or give another folder, and type the same command again", RunError)
 
     def log(self, **row): # one event; `row` becomes one JSON line
-        "Append a line to `log.jsonl`."
+        "Append a line to `log.jsonl`. Raises `RunError`."
         try:
             with open(self.path/"log.jsonl", "a", encoding="utf-8") as f: f.write(json.dumps(row, default=_plain) + "\n")
-        except OSError as e: raise RunError(f"could not write {self.path/'log.jsonl'}: {e}. Free some space; the same command goes on where it stopped.") from e
+        except OSError as e:
+            self.there()
+            raise RunError(f"could not write {self.path/'log.jsonl'}: {e}. Free some space; the same command goes on where it stopped.") from e
 
     def rows(self) -> list: # of dicts
         "The log; a last line cut short by a crash is dropped."
         if not (self.path/"log.jsonl").exists(): return []
         out = []
-        for line in (self.path/"log.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (self.path/"log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError): out.append(json.loads(line))
-        return out
+        return [row for row in out if isinstance(row, dict)]
 
     def checkpoints(self) -> list: # newest first
         "Files of the checkpoints, newest first."
         return sorted(self.path.glob("checkpoint_*.pt"), reverse=True)
 
     def save(self, state: dict, step: int): # state: tensors, numbers, strings, lists and dicts of them; step: steps done
-        "Write a checkpoint to a new file, then drop all but the newest two. Raises `RunError` if the disk is full."
-        atomic_write(self.path/f"checkpoint_{step:08d}.pt", lambda p: torch.save(dict(state, step=step), p))
-        for old in self.checkpoints()[self.keep:]: old.unlink(missing_ok=True)
+        "Write a checkpoint to a new file, then drop all but it and the one before. Raises `RunError` if the disk is full or the folder gone."
+        self.there()
+        with contextlib.suppress(OSError): to_disk(self.path/"log.jsonl")    # a checkpoint must not outlive the rows before it
+        new = self.path/f"checkpoint_{step:08d}.pt"
+        atomic_write(new, lambda p: torch.save(dict(state, step=step), p))
+        kept = [f for f in self.checkpoints() if f <= new][:self.keep]     # one of a later step could not be read, else we would not be here
+        for f in set(self.checkpoints()) - set(kept): f.unlink(missing_ok=True)
 
     def latest(self): # → the state that was saved, with its `step`; or None
-        "The newest readable checkpoint, or None. An unreadable one is skipped, with a warning on the error stream."
-        for f in self.checkpoints():
-            try: return torch.load(f, map_location="cpu", weights_only=True)
-            except Exception as e: print(f"{f.name} cannot be read ({type(e).__name__}); going back to the one before", file=sys.stderr)
+        "The newest whole checkpoint, or None. One that is not is skipped, and the error stream says so."
+        files = self.checkpoints()
+        for i, f in enumerate(files):
+            try: state = _read_checkpoint(f)
+            except Exception as e: print(f"{f} cannot be read ({type(e).__name__}): going back to the one before", file=sys.stderr); continue
+            for old in files[i + self.keep:]: old.unlink(missing_ok=True)      # left by a kill between writing and dropping
+            return state
+        if files: print(f"no checkpoint in {self.path} can be read: starting from the beginning", file=sys.stderr)
+
+def _read_checkpoint(file) -> dict: # every byte is compared with its checksum, which torch.load does not do
+    with zipfile.ZipFile(file) as z: require(z.testzip() is None, "wrong checksum", RunError)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    require(isinstance(state, dict) and type(state.get("step")) is int, "no checkpoint", RunError)
+    return state

@@ -4,24 +4,21 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', 'CPU_SCENARIO', 'ABLATIONS', 'SHORT_FREE',
-           'EXPERIMENTS', 'HEADED', 'Scenario', 'claimed', 'make_pool', 'Experiment', 'find_experiments', 'result_file',
-           'asked_for', 'run_folder', 'recorded', 'reproduce', 'trained', 'data_folder', 'mean_over_data']
+           'EXPERIMENTS', 'HEADED', 'Scenario', 'make_pool', 'Experiment', 'find_experiments', 'result_file',
+           'asked_for', 'changed', 'run_folder', 'recorded', 'reproduce', 'trained', 'data_folder', 'mean_over_data']
 
-# %% ../nbs/12b_experiments.ipynb #2d9b9c62
-import contextlib, json, os, sys, time
-from dataclasses import dataclass, field
+# %% ../nbs/12b_experiments.ipynb #f9898e14
+import contextlib, json, os, time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-try: import fcntl
-except ImportError: fcntl = None            # Windows
-
-from .core import RunError, load_json, pick_device, device_name, require, save_json, stable_seed, versions
+from .core import RunError, claimed, load_json, pick_device, device_name, require, save_json, stable_seed, sweep, versions
 from .data import load_data
 from .pool import Pool, merge_pools
 from .pretrain import pretrain_pool
 from .recipes import DataFreeMetaLearner, get_recipe, result, test_learner
 
-# %% ../nbs/12b_experiments.ipynb #1bc60284
+# %% ../nbs/12b_experiments.ipynb #9df088eb
 @dataclass(frozen=True)
 class Scenario:
     "A pool at each budget, and the data sets to test on."
@@ -64,17 +61,6 @@ SCENARIOS = dict(
              cpu=[_short("cifar_fs", 4, arch_args=dict(norm="group"), lr=2e-3), _short("cifar_fs", 4, arch="vit", seed=1, **_small_resnets)],
              smoke=[_glyphs(1, arch_args=dict(norm="group"), lr=2e-3), _glyphs(1, arch="vit", seed=1, **_small_resnets)])))
 
-@contextlib.contextmanager
-def claimed(folder): # a folder, perhaps not there yet
-    "One process at a time: a second one that wants the same folder waits here (where the system has file locks)."
-    lock = Path(folder).with_name(f".{Path(folder).name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as f:
-        if fcntl:
-            try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError: print(f"another process works on {folder}: waiting for it", file=sys.stderr, flush=True); fcntl.flock(f, fcntl.LOCK_EX)
-        yield                                        # the lock goes with the file, also when the process is killed
-
 def make_pool(scenario: str,   # a name in `SCENARIOS`
               budget: str,     # 'paper', 'cpu' or 'smoke'
               folder,          # pools are made in folder/SCENARIO_BUDGET
@@ -84,6 +70,7 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
     parts, where = [dict(p) for p in SCENARIOS[scenario].budgets[budget]], Path(folder)/f"{scenario}_{budget}"
     data = [load_data(p.pop("data"), root) for p in parts]                 # what is missing is missed before hours of training
     with claimed(where):
+        sweep(where)
         made = [pretrain_pool(d, where/f"part{i}" if len(parts) > 1 else where, device=device, quiet=quiet, **p) for i, (d, p) in enumerate(zip(data, parts))]
         return made[0] if len(made) == 1 else merge_pools(where/"all", made)
 
@@ -163,7 +150,7 @@ def find_experiments(name: str) -> list: # 'all', a table, or TABLE/ROW
     require(found, f"there is no experiment {name!r}: `dfml reproduce --list` names them; tables are {', '.join(tables)}")
     return found
 
-# %% ../nbs/12b_experiments.ipynb #69a60373
+# %% ../nbs/12b_experiments.ipynb #65919a5f
 def result_file(e: Experiment, budget: str, seed: int, results) -> Path:
     "Where the record of a row goes."
     return Path(results)/f"{e.table}_{e.row}{'' if budget == 'cpu' else '_' + budget}_s{seed}.json"
@@ -172,19 +159,28 @@ def asked_for(learner: DataFreeMetaLearner, pool: Pool, shots, episodes: int) ->
     "What a record answers: everything that its figures depend on, before a recipe fills in what it finds in the pool."
     return json.loads(json.dumps(dict(config=learner.config, pool=f"{stable_seed(*(m.sha256 for m in pool.specs)):016x}", shots=list(shots), episodes=episodes)))
 
+def _flat(d, pre=""): # nested dicts → one, with dotted names
+    return {k: v for n, x in d.items() for k, v in (_flat(x, f"{pre}{n}.") if isinstance(x, dict) else {f"{pre}{n}": x}).items()}
+
+def changed(config: dict # of a `DataFreeMetaLearner`, as JSON gives it back
+           ) -> dict:    # dotted name → value
+    "What differs from a recipe's defaults: so a setting that is added to the library later changes no record and no folder's name."
+    if not config: return {}
+    usual = _flat(json.loads(json.dumps(asdict(get_recipe(config["recipe"]).settings()))))
+    return {k: v for k, v in _flat(config).items() if (name := k.removeprefix("settings.")) == k or name not in usual or usual[name] != v}
+
 def run_folder(e: Experiment, asked: dict, folder) -> Path: # asked: of `asked_for`
     "Where a row's training lives: rows that train the same on the same pool share it."
-    key = stable_seed(json.dumps([asked["config"], asked["pool"]], sort_keys=True))
+    key = stable_seed(json.dumps([changed(asked["config"]), asked["pool"]], sort_keys=True))
     return Path(folder)/"runs"/f"{e.scenario}_{asked['config']['budget']}_{e.recipe}_{key:016x}"
 
 def recorded(target: Path, asked: dict): # → the record, or None
     "A row's record, if there is one. Raises `RunError` if it answers another question."
     if not target.exists(): return None
     record = load_json(target)
-    old = record.get("asked", {})
-    flat = lambda d, pre="": {k: v for n, x in d.items() for k, v in (flat(x, f"{pre}{n}.") if isinstance(x, dict) else {f"{pre}{n}": x}).items()}
-    a, b = flat(old), flat(asked)
-    diff = [f"{k} ({a.get(k)} there, {b.get(k)} asked)" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    a, b = (_flat({k: v for k, v in d.items() if k != "config"}) | changed(d.get("config", {})) for d in (record.get("asked", {}), asked))
+    usual = "the default"
+    diff = [f"{k} ({a.get(k, usual)} there, {b.get(k, usual)} asked)" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
     require(not diff, f"{target} answers another question: {', '.join(diff[:4])}: move it away, or give --results another folder", RunError)
     return record
 

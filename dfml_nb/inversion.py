@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'jitter', 'Weights', 'inversion_terms', 'check_terms', 'invert_pixels', 'adam', 'recover_steps', 'up_to_4',
-           'invert_generator', 'judge', 'transfer_accuracy']
+           'draw_jitter', 'shifted', 'jitter', 'Weights', 'weighted_terms', 'inversion_terms', 'check_terms',
+           'check_images', 'invert_pixels', 'adam', 'draw_recovery', 'recover_steps', 'up_to_4', 'invert_generator',
+           'judge', 'transfer_accuracy']
 
 # %% ../nbs/04_inversion.ipynb #dbdf888d
 import contextlib, math
@@ -106,19 +107,30 @@ def boundary_loss(student, # logits (N, classes)
     rows = kl_rows(student, teacher) if kl == "true" else kl_rows(teacher, student, "true" if kl == "reverse" else kl)
     return -(rows * agree).mean()
 
-# %% ../nbs/04_inversion.ipynb #0c0b3600
+# %% ../nbs/04_inversion.ipynb #61b00d45
+def draw_jitter(gen,         # `torch.Generator` on the CPU
+                pad: int = 4 # largest shift in pixels
+               ) -> tuple:   # (rows down 0..2·pad, columns right 0..2·pad, mirror: True or False)
+    "Where a batch is moved to."
+    return *torch.randint(2*pad + 1, (2,), generator=gen).tolist(), torch.rand((), generator=gen).item() < .5
+
+def shifted(x,            # (N, C, H, W)
+            look: tuple,  # of `draw_jitter`
+            pad: int = 4, flip=True): # as in `jitter`; → (N, C, H, W)
+    "Shift (zeros come in) and mirror, the same way for the whole batch."
+    (dy, dx, mirror), (h, w) = look, x.shape[-2:]
+    x = F.pad(x, (pad,)*4)[..., dy:dy+h, dx:dx+w] if pad else x
+    return x.flip(-1) if flip and mirror else x
+
 def jitter(x,            # (N, C, H, W)
            gen,          # `torch.Generator` on the CPU
            pad: int = 4, # largest shift in pixels
            flip=True     # mirror left-right with probability 1/2; wrong for characters, right for animals
           ) -> torch.Tensor: # (N, C, H, W)
-    "Shift by up to `pad` pixels (zeros come in) and mirror, the same way for the whole batch."
-    h, w = x.shape[-2:]
-    dy, dx, mirror = torch.randint(2*pad + 1, (2,), generator=gen).tolist() + [torch.rand((), generator=gen).item() < .5]
-    x = F.pad(x, (pad,)*4)[..., dy:dy+h, dx:dx+w] if pad else x
-    return x.flip(-1) if flip and mirror else x
+    "Shift by up to `pad` pixels and mirror at random, see `shifted`."
+    return shifted(x, draw_jitter(gen, pad), pad, flip)
 
-# %% ../nbs/04_inversion.ipynb #e1377318
+# %% ../nbs/04_inversion.ipynb #373560d4
 @dataclass
 class Weights:
     "Weights of the inversion terms."
@@ -129,6 +141,20 @@ class Weights:
     norm: float = 0.    # size of the pixels
     kl: str = "true"    # divergence in the boundary term: 'true', 'reverse' or 'released', see `boundary_loss`
 
+def weighted_terms(teacher: Classifier, # frozen
+                   x, y,                # as in `inversion_terms`
+                   logits, bn,          # the teacher's answers (N, classes), and its `BNStats.loss`, if that is wanted
+                   w: Weights, student=None) -> dict: # as in `inversion_terms`
+    "The weighted terms of the inversion loss, once the teacher has been asked."
+    terms = dict(label=w.label * label_loss(logits, y))
+    if w.bn: terms["bn"] = w.bn * bn.to(x.device)
+    if w.tv: terms["tv"] = w.tv * tv_loss(x)
+    if w.norm: terms["norm"] = w.norm * norm_loss(teacher.normalize(x))
+    if w.adv and student is not None:
+        with torch.no_grad(): s = student(x)[:, :logits.shape[1]]
+        terms["adv"] = w.adv * boundary_loss(s, logits, w.kl)
+    return terms
+
 def inversion_terms(teacher: Classifier, # frozen
                     x,                   # (N, C, H, W) in [0, 1]
                     y,                   # (N,) wanted labels
@@ -137,22 +163,24 @@ def inversion_terms(teacher: Classifier, # frozen
                    ) -> dict:            # name → weighted scalar
     "The weighted terms of the inversion loss in one pass through the teacher."
     with BNStats(teacher) if w.bn else contextlib.nullcontext() as stats: logits = teacher(x)
-    terms = dict(label=w.label * label_loss(logits, y))
-    if w.bn: terms["bn"] = w.bn * stats.loss().to(x.device)
-    if w.tv: terms["tv"] = w.tv * tv_loss(x)
-    if w.norm: terms["norm"] = w.norm * norm_loss(teacher.normalize(x))
-    if w.adv and student is not None:
-        with torch.no_grad(): s = student(x)[:, :logits.shape[1]]
-        terms["adv"] = w.adv * boundary_loss(s, logits, w.kl)
-    return terms
+    return weighted_terms(teacher, x, y, logits, stats and stats.loss(), w, student)
 
-# %% ../nbs/04_inversion.ipynb #ba52a14b
+# %% ../nbs/04_inversion.ipynb #a7f7e500
 def check_terms(terms: dict,    # name → value of a loss term
                 step: int,      # of the run
-                teachers: list):# places in the pool of the teachers of this step
-    "Raises `RunError` that names the step, the teachers and the term, if a loss is not a finite number."
+                teachers: list, # places in the pool of the teachers of this step
+                most: float = 1e6): # larger values mean that the loss explodes
+    "Raises `RunError` that names the step, the teachers and the term, if a loss is not a finite number, or explodes."
     for k, v in terms.items():
-        require(math.isfinite(v), f"step {step}: the term '{k}' became {v} with teachers {teachers}: lower the learning rate, or check these teachers with `dfml check`", RunError)
+        require(math.isfinite(v) and abs(v) < most, f"step {step}: the term '{k}' became {v:.4g} with teachers {teachers}: lower the learning rate, or check these teachers with `dfml check` and `dfml screen`", RunError)
+
+def check_images(x,              # (N, C, H, W), recovered from one teacher
+                 step: int, teacher: int, # as in `check_terms`
+                 least: float = 1e-3): # mean deviation between images, in units of pixel value
+    "Raises `RunError` that names the step and the teacher, if all images are one and the same: the generator has collapsed."
+    spread = x.std(0).mean().item() if len(x) > 1 else 1.
+    require(spread >= least, f"step {step}: the images recovered from teacher {teacher} are all the same (they differ by {spread:.1e} on average): the generator has collapsed. "
+                             "Lower its learning rate (five.lr_meta), or leave this teacher out", RunError)
 
 # %% ../nbs/04_inversion.ipynb #8087c4c1
 def invert_pixels(teacher: Classifier,  # frozen
@@ -185,26 +213,33 @@ def adam(params, lr: float): # params: tensors, or groups of them
     first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
     return torch.optim.Adam(params, lr, betas=(.5, .999), fused=first.device.type in ("cpu", "cuda"))
 
-# %% ../nbs/04_inversion.ipynb #5750d76b
+# %% ../nbs/04_inversion.ipynb #b498267c
+def draw_recovery(gen,           # `torch.Generator` on the CPU
+                  n: int,        # images
+                  nz: int,       # length of the noise vector
+                  steps: int, pad: int = 4): # gradient steps; largest shift; → (noise (n, nz), one `draw_jitter` a step)
+    "All the randomness of one recovery, drawn at once: so it can be done anywhere, in any order."
+    return torch.randn(n, nz, generator=gen), [draw_jitter(gen, pad) for _ in range(steps)]
+
+# %% ../nbs/04_inversion.ipynb #63909ab4
 def recover_steps(generator: Generator,  # its weights are changed
                   teacher: Classifier,   # frozen
                   y,                     # (N,) wanted labels
-                  steps: int,            # gradient steps on weights and noise
+                  drawn: tuple,          # of `draw_recovery`: the noise, and one look for each gradient step
                   w: Weights,            # of the inversion terms
-                  gen,                   # `torch.Generator` on the CPU
                   lr: float = 1e-3, lr_z: float = 1e-3, # Adam's steps for weights and noise
                   student=None, flip=True, pad: int = 4): # see `inversion_terms`, `jitter`
     "Train `generator` and noise for one teacher; yields (images, terms) at each step, with the gradients still on the weights."
-    z = torch.randn(len(y), generator.nz, generator=gen).to(next(generator.parameters())).requires_grad_()
+    z = drawn[0].to(next(generator.parameters())).requires_grad_()
     opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
-    for _ in range(steps):
+    for look in drawn[1]:
         x = generator(z)
-        terms = inversion_terms(teacher, jitter(x, gen, pad, flip), y, w, student)
+        terms = inversion_terms(teacher, shifted(x, look, pad, flip), y, w, student)
         opt.zero_grad(); sum(terms.values()).backward()
         yield x.detach(), {k: v.item() for k, v in terms.items()}
         opt.step()
 
-# %% ../nbs/04_inversion.ipynb #804be1c4
+# %% ../nbs/04_inversion.ipynb #80c6f15b
 def up_to_4(size: int) -> int: # divisible by 4, at least `size`
     "The side of generated images for a teacher of side `size`; teachers resize what they see."
     return -(-size // 4) * 4
@@ -223,7 +258,7 @@ def invert_generator(teacher: Classifier,  # frozen
     gen, dev = rng(seed, "generator"), teacher.mean.device
     with fork_seed(seed, "generator"): g = Generator(nz, ngf, up_to_4(teacher.size), teacher.channels).to(dev)
     y = balanced_labels(teacher.n_classes, per_class, dev)
-    loop = recover_steps(g, teacher, y, steps, w or Weights(), gen, flip=flip)
+    loop = recover_steps(g, teacher, y, draw_recovery(gen, len(y), nz, steps), w or Weights(), flip=flip)
     for step, (x, _) in enumerate(progress(loop, "generator inversion", steps, quiet)):
         if watch: watch(step, x)
     return Task(x, y, classes or list(range(teacher.n_classes)))

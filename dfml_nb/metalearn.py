@@ -6,7 +6,7 @@
 __all__ = ['distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'inner_loop', 'ReplaySettings',
            'outer_loss', 'episode_gradient', 'maml_step', 'replay']
 
-# %% ../nbs/07_metalearn.ipynb #aec38dfb
+# %% ../nbs/07_metalearn.ipynb #bda7d668
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from .core import require, rng
 from .inversion import jitter, kl_rows
 from .memory import Memory, memory_episode
-from .nets import Classifier, batch_mode, call, weights
+from .nets import Classifier, batch_mode, batch_norms, call, weights
+from .ranks import share
 
 # %% ../nbs/07_metalearn.ipynb #8d8dece3
 def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher's classes is left out
@@ -120,7 +121,7 @@ class ReplaySettings:
     max_batches: int = 1000    # outer steps at most; 0: no replay
     second_order: bool = True  # differentiate through the inner loop
 
-# %% ../nbs/07_metalearn.ipynb #7c1b24d4
+# %% ../nbs/07_metalearn.ipynb #8fbe7a3d
 def outer_loss(model: Classifier, # in `batch_mode`
                episode,           # support_x, support_y, query_x, query_y
                s: ReplaySettings):# → (query loss with its graph, query accuracy 0..1, adapted weights)
@@ -131,40 +132,45 @@ def outer_loss(model: Classifier, # in `batch_mode`
 
 def episode_gradient(model: Classifier, # in `batch_mode`
                      episode,           # support_x, support_y, query_x, query_y
-                     s: ReplaySettings):# → (gradients by the model's weights, query accuracy 0..1, adapted weights)
+                     s: ReplaySettings):# → dict(grads by the model's weights, loss in nats, acc: query accuracy 0..1, adapted weights)
     "Gradient of one episode's query loss after the inner loop (MAML, outer loss)."
     loss, acc, adapted = outer_loss(model, episode, s)
     by = dict(model.named_parameters()) if s.second_order else adapted      # first order: gradient at the adapted weights, used at θ
-    return torch.autograd.grad(loss, list(by.values())), acc, adapted
+    return dict(grads=torch.autograd.grad(loss, list(by.values())), loss=loss.item(), acc=acc, adapted={k: v.detach() for k, v in adapted.items()})
 
 def maml_step(model: Classifier,  # the meta-model; moved
               opt,                # its optimiser
-              episodes: list,     # each with support_x, support_y, query_x, query_y
-              s: ReplaySettings): # → (mean query accuracy 0..1, last adapted weights)
+              episodes: list,     # each with support_x, support_y, query_x, query_y; shared out among the ranks
+              s: ReplaySettings): # → dict(acc: mean query accuracy 0..1, loss: mean query loss, adapted: the last episode's weights)
     "One outer step on the summed query loss of some episodes."
-    batch_mode(model); total, accs = None, []
-    for e in episodes:
-        grads, acc, adapted = episode_gradient(model, e, s)
-        total = list(grads) if total is None else torch._foreach_add(total, grads)
-        accs.append(acc)
+    running, total = [b for m in batch_norms(batch_mode(model)).values() for b in m.buffers()], None
+    start, last = [b.clone() for b in running], len(episodes) - 1
+    def job(n):                   # each episode meets the running statistics of the step's start, whoever does it; the last one's are kept
+        for b, v in zip(running, start): b.copy_(v)
+        out = episode_gradient(model, episodes[n], s)
+        return out if n == last else dict(out, adapted=None)
+    done = share(lambda n: dict(job(n), running=[b.clone() for b in running] if n == last else None), range(len(episodes)), model.mean.device)
+    for out in done: total = list(out["grads"]) if total is None else torch._foreach_add(total, out["grads"])
+    for b, v in zip(running, done[-1]["running"]): b.copy_(v)
     for p, g in zip(model.parameters(), total): p.grad = g
     opt.step()
-    return sum(accs) / len(accs), {k: v.detach() for k, v in adapted.items()}
+    mean = lambda k: sum(out[k] for out in done) / len(done)
+    return dict(acc=mean("acc"), loss=mean("loss"), adapted=done[-1]["adapted"])
 
-# %% ../nbs/07_metalearn.ipynb #bce06d42
+# %% ../nbs/07_metalearn.ipynb #bd984c72
 def replay(model: Classifier, opt, # the meta-model and its optimiser
            memory: Memory,
            s: ReplaySettings,
            *key,                   # names the randomness
            device="cpu"
-          ):                       # → dict(batches, acc: mean, accs: of each batch, adapted), or None if memory holds too little, or `max_batches` is 0
+          ):                       # → dict(batches, acc: mean, accs: of each batch, adapted, loss: of the last batch), or None if memory holds too little, or `max_batches` is 0
     "Rehearse cross-task episodes by MAML until nothing is gained (FREE, cross-task replay)."
     if s.max_batches < 1 or sum(len(r) >= s.shot + s.query for r in memory.rings.values()) < s.way: return None
     best, since, n, accs = -1., 0, 0, []
     while since < s.patience and n < s.max_batches:
         gen = rng(*key, "replay", n)
         batch = [memory_episode(memory, s.way, s.shot, s.query, gen, device) for _ in range(s.episodes)]
-        acc, adapted = maml_step(model, opt, batch, s)
-        best, since, n = (acc, 0, n + 1) if acc > best else (best, since + 1, n + 1)
-        accs.append(acc)
-    return dict(batches=n, acc=sum(accs) / n, accs=accs, adapted=adapted)
+        out = maml_step(model, opt, batch, s)
+        best, since, n = (out["acc"], 0, n + 1) if out["acc"] > best else (best, since + 1, n + 1)
+        accs.append(out["acc"])
+    return dict(batches=n, acc=sum(accs) / n, accs=accs, adapted=out["adapted"], loss=out["loss"])

@@ -6,12 +6,15 @@
 __all__ = ['NORMS', 'ResNet10', 'ResNet18', 'ResNet50', 'ARCHS', 'group_norm', 'conv_block', 'new_head', 'Conv4', 'n_params',
            'SmallResNet', 'SmallViT', 'last_linear', 'HeadedNet', 'torchvision_net', 'build_net', 'channels_last',
            'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'batch_mode', 'weights', 'call', 'as_constants',
-           'Ensemble', 'member_spec', 'build_member', 'ensemble', 'UpConv', 'Generator', 'stack_nets', 'stacked_call']
+           'Ensemble', 'member_spec', 'build_member', 'ensemble', 'UpConv', 'Generator', 'stack_nets', 'stacked_call',
+           'StackSettings', 'copies', 'stacked_forward', 'stacked_normalize', 'stackable', 'activation_bytes',
+           'how_many']
 
-# %% ../nbs/02_nets.ipynb #ee7e3929
+# %% ../nbs/02_nets.ipynb #52ec176d
 import math
 from copy import deepcopy
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision import models as tvm
 
-from .core import fork_seed, require
+from .core import fork_seed, require, rng
 
 # %% ../nbs/02_nets.ipynb #7575f888
 def group_norm(c: int, # channels
@@ -340,3 +343,81 @@ def stacked_call(stack,              # from `stack_nets`
     "Logits of N stacked nets in one call."
     params, buffers, base = stack
     return vmap(lambda p, b, x: functional_call(base, (p, b), (x,)), in_dims=(0, 0, 0 if each else None))(params, buffers, x)
+
+# %% ../nbs/02_nets.ipynb #b5f0ee8d
+@dataclass(frozen=True)
+class StackSettings:
+    "How a stack is computed."
+    bf16: bool = False      # convolutions and products in bfloat16 (autocast); weights stay as they are
+    compile: bool = False   # `torch.compile` the forward and backward pass; minutes at first, then faster
+
+def copies(tensors,         # name → tensor, or pairs of them, e.g. `net.named_parameters()`
+           n: int           # copies
+          ) -> dict:        # name → (n, …), detached
+    "Each tensor `n` times along a new first dimension."
+    return {k: v.detach().expand(n, *v.shape).clone() for k, v in dict(tensors).items()}
+
+class _Ends(nn.Module):     # features and logits in one pass
+    def __init__(self, net): super().__init__(); self.net = net
+    def forward(self, x): f = self.net.features(x); return f, self.net.head(f)
+
+def _forward(ends, w, buffers, x):
+    one = lambda w, b, x: functional_call(ends, {f"net.{k}": v for k, v in {**w, **b}.items()}, (x,))
+    return vmap(one)(w, buffers, x)
+
+@lru_cache(4)
+def _compiled(net): # fullgraph: fail rather than fall back in silence
+    return partial(torch.compile(_forward, dynamic=False, fullgraph=True), _Ends(net))
+
+def stacked_forward(net: nn.Module,  # has `.features` and `.head`; in the mode in which all copies shall run
+                    w: dict,         # name → (N, …), see `copies`
+                    buffers: dict,   # name → (N, …); in batch mode those of batch norm move in place
+                    x,               # (N, B, C, H, W), normalised
+                    s: StackSettings = StackSettings()) -> tuple: # (features (N, B, D), logits (N, B, n_classes)), float
+    "N copies of one net, each with its own weights, its own batch norm and its own images."
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)              # the attention layers' shortcut knows no `vmap`
+    try:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=s.bf16):
+            return tuple(v if v.dtype == torch.float64 else v.float() for v in (_compiled(net) if s.compile else partial(_forward, _Ends(net)))(w, buffers, x))
+    finally: torch.backends.mha.set_fastpath_enabled(fast)
+
+def stacked_normalize(model: Classifier, x): # (N, B, C, H, W) in [0, 1] → the same, as the net wants it
+    "Preprocess the images of all copies at once, see `Classifier.normalize`."
+    return model.normalize(x.flatten(0, 1)).unflatten(0, x.shape[:2]).contiguous()
+
+# %% ../nbs/02_nets.ipynb #fce4c9eb
+@torch.no_grad()
+def stackable(model: Classifier,  # in the mode in which it would be stacked; not changed
+              side: int = 32      # of the images in pixels, where the model takes any
+             ) -> bool:
+    "Whether two copies of the network at once give what one gives alone."
+    if any(getattr(m, "own_statistics", False) for m in model.modules()): return False
+    net, side = model.net, model.size or side
+    x = torch.rand(4, model.channels, side, side, generator=rng("stackable")).to(model.mean)
+    own, (w, b) = {k: v.clone() for k, v in net.named_buffers()}, (copies(t, 2) for t in (net.named_parameters(), net.named_buffers()))
+    try: many = stacked_forward(net, w, b, stacked_normalize(model, x.expand(2, *x.shape)))[1]
+    except (RuntimeError, NotImplementedError): return False
+    one = functional_call(net, {**dict(net.named_parameters()), **own}, (model.normalize(x),))
+    return bool((many - one).abs().max() <= .01 * one.abs().max() + 1e-5)
+
+# %% ../nbs/02_nets.ipynb #f570fd9f
+@torch.no_grad()
+def activation_bytes(model: Classifier, # any; not changed
+                     side: int = 32     # of the image in pixels, where the model takes any
+                    ) -> int:           # bytes
+    "The size of all layers' outputs for one image."
+    found, ghost, side = [], deepcopy(model).to("meta").eval(), model.size or side
+    for m in ghost.modules():
+        if not list(m.children()): m.register_forward_hook(lambda m, i, o: found.append(o.nbytes) if isinstance(o, torch.Tensor) else None)
+    ghost(torch.zeros(1, model.channels, side, side, device="meta"))
+    return sum(found)
+
+def how_many(each: float,   # bytes that one takes, roughly
+             device,        # `torch.device`
+             most: int      # no more than this
+            ) -> int:       # 1..most
+    "How many fit into the free memory of a GPU; on other devices one."
+    if torch.device(device).type != "cuda": return 1
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, min(most, int(.8 * free / each)))

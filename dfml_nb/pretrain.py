@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'TRAIN_RECIPES', 'draw_classes', 'teacher_data', 'TrainRecipe', 'train_recipe', 'lr_at', 'train_epoch',
-           'accuracy', 'train_teacher', 'plan_teacher', 'pretrain_pool']
+           'accuracy', 'train_teacher', 'clip_each', 'stack_plan', 'TeacherStack', 'train_stack', 'plan_teacher',
+           'pretrain_pool']
 
-# %% ../nbs/03b_pretrain.ipynb #9385a17b
+# %% ../nbs/03b_pretrain.ipynb #cc5700dc
 import json, math, time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,9 @@ from torch import nn
 
 from .core import DataError, PoolError, pick_device, progress, require, rng
 from .data import DataSet, Split, draw
-from .nets import Classifier, build_classifier, freeze
-from .pool import ModelSpec, Pool, add_model, open_folder
+from .nets import Classifier, StackSettings, activation_bytes, build_classifier, freeze, how_many, stackable, stacked_forward
+from .pool import ModelSpec, Pool, add_model, open_folder, read_index, write_index
+from .ranks import n_ranks, rank, share, told
 
 # %% ../nbs/03b_pretrain.ipynb #d182cc7b
 def draw_classes(n: int,      # number of classes to draw from
@@ -124,6 +127,105 @@ def train_teacher(model: Classifier,   # untrained; trained in place
     net.load_state_dict(kept)
     return freeze(model), best
 
+# %% ../nbs/03b_pretrain.ipynb #c870b992
+def clip_each(grads: list,     # of (T, …), changed in place; None for a weight that has none
+              most: float):    # largest norm
+    "Clip the gradient of each of T stacked nets at its own norm (as `clip_grad_norm_` does for one)."
+    grads = [g for g in grads if g is not None]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+    scale = (most / (norm + 1e-6)).clamp(max=1)
+    for g in grads: g.mul_(scale.view(-1, *[1] * (g.ndim - 1)))
+
+def stack_plan(counts: list,   # images of each teacher
+               r: TrainRecipe, gens: list, # a CPU `torch.Generator` a teacher
+               device) -> list: # of steps: (teachers, or None for all; places (t, b) in their images joined end to end; which are mirrored (t, b))
+    "One epoch of T teachers: draws as in `train_epoch`, moved to the device once."
+    order, mirrored, start = torch.zeros(len(counts), max(counts), dtype=torch.long), torch.zeros(len(counts), max(counts), dtype=torch.bool), 0
+    for t, (n, gen) in enumerate(zip(counts, gens)):
+        order[t, :n] = torch.randperm(n, generator=gen)
+        mirrored[t] = (torch.rand(n, 1, 1, 1, generator=gen) < .5).flatten()[order[t].clamp(max=n - 1)]
+        order[t] += start; start += n
+    order, mirrored, steps = order.to(device), mirrored.to(device), []
+    for b in range(0, max(counts), r.batch):
+        sizes = [min(r.batch, n - b) for n in counts]
+        for size in sorted({k for k in sizes if k > 1}, reverse=True):         # batch norm cannot normalise a single image
+            who = [t for t, k in enumerate(sizes) if k == size]
+            i = slice(None) if len(who) == len(counts) else torch.tensor(who, device=device)
+            steps.append((None if len(who) == len(counts) else i, order[i, b:b + size], mirrored[i, b:b + size]))
+    return steps
+
+# %% ../nbs/03b_pretrain.ipynb #3d7b08bb
+class TeacherStack:
+    "T nets of one architecture in training: weights, buffers and optimiser, and the best epoch of each."
+    def __init__(self, models: list,          # of `Classifier`, untrained; not changed
+                 counts: list,                # training images of each
+                 r: TrainRecipe, s=StackSettings()):
+        self.models, self.counts, self.r, self.s, self.net = models, counts, r, s, deepcopy(models[0].net)
+        stack = lambda named: {k: torch.stack([dict(getattr(m.net, named)())[k].detach() for m in models]) for k, _ in getattr(self.net, named)()}
+        self.w, self.buffers = stack("named_parameters"), stack("named_buffers")
+        parts = [slice(None)] if len(set(counts)) == 1 else range(len(models))   # in step: one optimiser state for all; else one each
+        self.leaves = [[nn.Parameter(v[t]) for v in self.w.values()] for t in parts]
+        self.opt = OPTIMISERS[r.opt]([p for leaf in self.leaves for p in leaf], r)
+        self.best, self.kept, self.histories = [-1.] * len(models), {k: v.clone() for k, v in self.state().items()}, [[] for _ in models]
+
+    def state(self): return {**self.w, **self.buffers}
+
+    def step(self, x, y, who=None): # (t, b, C, H, W), (t, b); numbers of the t teachers, None: all
+        "One step of some teachers."
+        part = lambda d: d if who is None else {k: v[who] for k, v in d.items()}
+        w, buffers = {k: v.detach().requires_grad_() for k, v in part(self.w).items()}, part(self.buffers)
+        logits = stacked_forward(self.net.train(), w, buffers, x, self.s)[1]
+        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1]
+        grads = torch.autograd.grad(loss, list(w.values()), allow_unused=True)
+        clip_each(grads, self.r.clip)
+        self.opt.zero_grad(set_to_none=True)
+        for j, leaf in enumerate(self.leaves if who is None else [self.leaves[t] for t in who.tolist()]):
+            for p, g in zip(leaf, grads): p.grad = None if g is None else g if len(self.leaves) == 1 else g[j]
+        self.opt.step()
+        if who is not None:
+            for k, v in buffers.items(): self.buffers[k][who] = v
+
+    def epoch(self, x, y, gens): # images and labels of all teachers joined end to end; generators
+        "One pass of each teacher over its images."
+        for who, places, mirrored in stack_plan(self.counts, self.r, gens, x.device):
+            xb = x[places]
+            if self.r.flip: xb = torch.where(mirrored[..., None, None, None], xb.flip(-1), xb)
+            self.step(xb, y[places], who)
+
+    @torch.no_grad()
+    def accuracies(self, x, y, counts: list, batch=512) -> list: # held-out images, labels, joined; how many of each; → 0..1 each
+        "Fraction of right answers of each teacher (see `accuracy`)."
+        n, start = torch.tensor(counts, device=x.device), torch.tensor([sum(counts[:t]) for t in range(len(counts))], device=x.device)
+        right, each = torch.zeros_like(n), torch.arange(max(counts), device=x.device)
+        for b in each.split(batch):
+            places = (start[:, None] + b).clamp(max=len(y) - 1)
+            hit = stacked_forward(self.net.eval(), self.w, self.buffers, x[places], self.s)[1].argmax(-1) == y[places]
+            right += (hit & (b < n[:, None])).sum(1)
+        return [k / m for k, m in zip(right.tolist(), counts)]
+
+    def judge(self, accs: list):  # held-out accuracy of each, after an epoch
+        "Keep the weights of each teacher that is at least as good as ever."
+        better = [t for t, (a, b) in enumerate(zip(accs, self.best)) if a >= b]
+        for k, v in self.state().items(): self.kept[k][better] = v[better]
+        for t, a in enumerate(accs): self.best[t] = max(self.best[t], a); self.histories[t].append(a)
+
+def train_stack(models: list,        # of `Classifier`, one architecture, untrained; trained in place
+                parts: list,         # of (x, y, held-out x, held-out y), see `teacher_data`
+                r: TrainRecipe,
+                keys: list,          # of tuples: as `key` in `train_teacher`
+                s=StackSettings()) -> tuple: # (models, best held-out accuracies, histories), each a list
+    "`train_teacher` for several teachers of one architecture at once."
+    x, y, held_x, held_y = zip(*parts)
+    stack, gens = TeacherStack(models, [len(v) for v in y], r, s), [rng(*k, "train") for k in keys]
+    join = lambda xs: torch.cat([m.normalize(v).contiguous() for m, v in zip(models, xs)])
+    x, y, counts, held_x, held_y = join(x), torch.cat(y), [len(v) for v in held_y], join(held_x), torch.cat(held_y)
+    for epoch in range(r.epochs):
+        for g in stack.opt.param_groups: g["lr"] = lr_at(r, epoch)
+        stack.epoch(x, y, gens)
+        stack.judge(stack.accuracies(held_x, held_y, counts))
+    for t, m in enumerate(models): freeze(m).net.load_state_dict({k: stack.kept[k][t] for k in m.net.state_dict()})
+    return models, stack.best, stack.histories
+
 # %% ../nbs/03b_pretrain.ipynb #dc685875
 def plan_teacher(data: DataSet, i: int, way: int, arch: str, recipe: str, seed: int, # as in `pretrain_pool`
                  disjoint=False, arch_args=None, **overrides) -> ModelSpec:
@@ -142,7 +244,7 @@ def _changed(plan, row): # fields in which a finished model differs from its pla
     return ([k for k in ("arch", "class_names", "channels", "size", "mean", "std", "arch_args", "domain") if a[k] != b[k]]
             + [k for k, v in plan.trained.items() if row.trained.get(k) != v])
 
-# %% ../nbs/03b_pretrain.ipynb #42ca8823
+# %% ../nbs/03b_pretrain.ipynb #24127599
 def pretrain_pool(data: DataSet,       # teachers see its meta-train classes
                   path,                # the pool's folder; made, or gone on with
                   n_models: int = 100, # number of teachers
@@ -155,28 +257,94 @@ def pretrain_pool(data: DataSet,       # teachers see its meta-train classes
                   disjoint=False,      # consecutive groups of classes, as in PURER
                   factories=None,      # the caller's own architectures: name → callable
                   arch_args=None,      # more arguments of the architecture, as a dict
+                  together: int = None, # teachers at once; None: one on a CPU, as many as fit on a GPU
+                  speed=StackSettings(), # how a stack is computed
                   **overrides          # fields of `TrainRecipe`, e.g. `epochs=100`
                  ) -> Pool:
-    "Train a pool. Teachers that are already there are kept. Raises `PoolError` if the folder holds another pool."
+    "Train a pool. Teachers that are already there are kept; a stack is written when it is finished. Raises `PoolError` if the folder holds another pool."
+    require(together is None or together >= 1, f"cannot train {together} teachers at once: together must be 1 or more, or None")
     archs = [arch] if isinstance(arch, str) else list(arch)
     plans = [plan_teacher(data, i, way, archs[i % len(archs)], recipe, seed, disjoint, arch_args, **overrides) for i in range(n_models)]
     require(plans, "a pool needs at least one model: n_models must be 1 or more")
-    done, device = {s.name: s for s in open_folder(path)}, pick_device(device)
+    done, device = {s.name: s for s in told(open_folder(path) if rank() == 0 else None)}, pick_device(device)
     other = done.keys() - {p.name for p in plans}
     require(not other, f"{path} already holds another pool, or one of more than {n_models} models ({', '.join(sorted(other)[:3])}{', …' if len(other) > 3 else ''}): choose another folder", PoolError)
     for p in plans:
         diff = _changed(p, done[p.name]) if p.name in done else []
         require(not diff, f"{path} already holds another pool ({p.name} differs in {', '.join(diff)}): choose another folder or the same settings", PoolError)
     todo = [p for p in plans if p.name not in done]
-    for p in progress(todo, "teachers", total=n_models, initial=len(done), quiet=quiet): _pretrain(p, data, path, device, factories)
+    singly = together == 1 or together is None and device.type != "cuda"
+    groups, train = [[p] for p in todo] if singly else _groups(todo), partial(_pretrain_some, data=data, device=device, factories=factories, together=together, speed=speed)
+    with progress(None, "teachers", total=n_models, initial=len(done), quiet=quiet or rank() > 0) as bar:
+        for made in _alone(groups, train) if n_ranks() == 1 else _shared(groups, train, factories):
+            for row in made if rank() == 0 else (): _put(path, factories, *row)
+            bar.update(len(made))
+    if todo and rank() == 0 and (not singly or n_ranks() > 1): _in_order(path, [p.name for p in plans])
+    told()                                                       # so that nobody reads what the first rank has not written yet
     return Pool(path, factories)
 
-def _pretrain(plan, data, path, device, factories): # train one teacher and put it into the pool
+def _alone(groups, train): # → yields lists of (plan, model, accuracy, results), as they are made
+    for group in groups:
+        while group:
+            made, group = train(group)
+            yield made
+
+def _shared(groups, train, factories): # the same, a round of all ranks at a time
+    n = n_ranks()
+    jobs = [part for g in groups for k in range(n) if (part := g[k::n])]
+    for k in range(0, len(jobs), n):
+        answers = share(lambda job: [(m.net.state_dict(), acc, results) for made in _alone([job], train) for _, m, acc, results in made], jobs[k:k + n])
+        yield [(p, _filled(p, state, factories), acc, results) for p, (state, acc, results) in zip(sum(jobs[k:k + n], []), sum(answers, []))]
+
+def _filled(plan, state, factories): # the model that another rank has trained
+    model = _untrained(plan, "cpu", factories)
+    model.net.load_state_dict(state)
+    return model
+
+def _put(path, factories, plan, model, acc, results): # into the pool
+    add_model(path, model, factories=factories, **{**asdict(plan), "accuracy": acc, "trained": {**plan.trained, **results}})
+
+def _in_order(path, names): # stacks of several architectures finish in another order than that of the teachers' numbers
+    rows = read_index(path)
+    ordered = sorted(rows, key=lambda s: names.index(s.name))
+    if ordered != rows: write_index(path, ordered)
+
+def _recipe(plan): return TrainRecipe(**{f.name: plan.trained[f.name] for f in fields(TrainRecipe)})
+
+def _untrained(plan, device, factories):
+    return build_classifier(plan.arch, plan.n_classes, plan.channels, plan.size, tuple(plan.mean), tuple(plan.std),
+                            seed=("teacher", plan.trained["seed"], plan.trained["number"]), factories=factories, **plan.arch_args).to(device)
+
+def _groups(plans): # plans that can be trained as one stack, in order of their first
+    groups = {}
+    for p in plans: groups.setdefault((p.arch, p.n_classes, repr(p.arch_args), repr(_recipe(p))), []).append(p)
+    return list(groups.values())
+
+def _at_once(model, group, device, together): # how many teachers of a group to train at once
+    if not stackable(model.train()): return 1
+    r, images = _recipe(group[0]), max(p.trained["images"] for p in group)
+    pixels = 4 * model.channels * (model.size or 32)**2
+    return min(together or how_many(3 * r.batch * activation_bytes(model) + 3 * images * pixels, device, 25), len(group))
+
+def _pretrain_some(group, data, device, factories, together, speed): # train the first few teachers; → (list of (plan, model, accuracy, results), the others)
+    n = 1 if len(group) == 1 else _at_once(_untrained(group[0], device, factories), group, device, together)
+    while n > 1:
+        try: return _pretrain_stack(group[:n], data, device, factories, speed), group[n:]
+        except torch.OutOfMemoryError: pass
+        n //= 2; torch.cuda.empty_cache()                                        # outside `except`, which holds on to the tensors
+    return [_pretrain(group[0], data, device, factories)], group[1:]
+
+def _pretrain_stack(plans, data, device, factories, speed): # train a stack of teachers; → as `_pretrain_some`
+    start, models = time.perf_counter(), [_untrained(p, device, factories) for p in plans]
+    parts = [tuple(v.to(device) for v in teacher_data(data.train, p.class_names)) for p in plans]
+    models, best, histories = train_stack(models, parts, _recipe(plans[0]), [("teacher", p.trained["seed"], p.trained["number"]) for p in plans], speed)
+    seconds = round((time.perf_counter() - start) / len(plans), 2)
+    return [(p, m, acc, dict(best_epoch=len(history) - history[::-1].index(acc), seconds=seconds, together=len(plans), **({"bf16": True} if speed.bf16 else {})))
+            for p, m, acc, history in zip(plans, models, best, histories)]
+
+def _pretrain(plan, data, device, factories): # train one teacher; → (plan, model, accuracy, results)
     t, start, history = plan.trained, time.perf_counter(), []
-    r = TrainRecipe(**{f.name: t[f.name] for f in fields(TrainRecipe)})
-    model = build_classifier(plan.arch, plan.n_classes, plan.channels, plan.size, tuple(plan.mean), tuple(plan.std),
-                             seed=("teacher", t["seed"], t["number"]), factories=factories, **plan.arch_args).to(device)
+    r, model = _recipe(plan), _untrained(plan, device, factories)
     parts = (v.to(device) for v in teacher_data(data.train, plan.class_names))
     model, best = train_teacher(model, *parts, r, "teacher", t["seed"], t["number"], history=history)
-    results = dict(best_epoch=len(history) - history[::-1].index(best), seconds=round(time.perf_counter() - start, 2))
-    add_model(path, model, factories=factories, **{**asdict(plan), "accuracy": best, "trained": {**t, **results}})
+    return plan, model, best, dict(best_epoch=len(history) - history[::-1].index(best), seconds=round(time.perf_counter() - start, 2))

@@ -6,7 +6,7 @@
 __all__ = ['BUDGETS_PURER', 'DynamicDataset', 'inversion_pull', 'harder_pull', 'Switch', 'PurerSettings', 'average_weights',
            'alike', 'Purer']
 
-# %% ../nbs/08_purer.ipynb #04e16967
+# %% ../nbs/08_purer.ipynb #f89cabc4
 from dataclasses import dataclass, field
 
 import torch
@@ -14,10 +14,11 @@ import torch
 from .core import EpisodeError, PoolError, require, rng
 from .data import Episode
 from .free import MetaTrainer
-from .inversion import Task, Weights, check_terms, inversion_terms, jitter
-from .metalearn import ReplaySettings, outer_loss
+from .inversion import Task, Weights, check_terms, draw_jitter, inversion_terms, shifted
+from .metalearn import ReplaySettings, maml_step, outer_loss
 from .nets import Classifier, batch_mode
 from .pool import Pool
+from .ranks import share
 
 # %% ../nbs/08_purer.ipynb #c6ca068d
 class DynamicDataset:
@@ -69,20 +70,22 @@ class DynamicDataset:
             for x, v in zip(self.images.values(), state["images"]): x.copy_(v)
         self.opt.load_state_dict(state["opt"])
 
-# %% ../nbs/08_purer.ipynb #f593edf4
+# %% ../nbs/08_purer.ipynb #9cdfd738
 def inversion_pull(data: DynamicDataset,
                    teachers: list,   # frozen classifiers
                    classes: list,    # for each of them the global keys of its outputs
                    w: Weights,       # of the terms
                    gen,              # `torch.Generator` on the CPU
                    flip=True, pad: int = 2) -> dict: # → name of a term → mean over teachers; gradients are added to the images
-    "Gradients of the summed inversion losses of some teachers (PURER, inversion loss of ECI)."
-    met = {}
-    for teacher, keys in zip(teachers, classes):
-        x, y = data.of(keys)
-        terms = inversion_terms(teacher, jitter(x, gen, pad, flip), y, w)
-        sum(terms.values()).backward()
-        for k, v in terms.items(): met[k] = met.get(k, 0.) + v.item() / len(teachers)
+    "Gradients of the summed inversion losses of some teachers, which the ranks share (PURER, inversion loss of ECI)."
+    met, looks = {}, [draw_jitter(gen, pad) for _ in teachers]
+    def job(n):
+        x, y = data.of(classes[n])
+        terms = inversion_terms(teachers[n], shifted(x, looks[n], pad, flip), y, w)
+        return torch.autograd.grad(sum(terms.values()), [data.images[k] for k in classes[n]]), {k: v.item() for k, v in terms.items()}
+    for keys, (grads, terms) in zip(classes, share(job, range(len(teachers)), teachers[0].mean.device)):
+        for x, g in zip((data.images[k] for k in keys), grads): x.grad = g.clone() if x.grad is None else x.grad + g
+        for k, v in terms.items(): met[k] = met.get(k, 0.) + v / len(teachers)
     return met
 
 # %% ../nbs/08_purer.ipynb #21f0831d
@@ -139,7 +142,7 @@ BUDGETS_PURER = dict(
     demo={"outer_steps": 60, "teachers": 4, "replay.steps": 3},
     smoke={"outer_steps": 3, "teachers": 2, "memory": 4, "replay.query": 3, "replay.episodes": 2, "replay.steps": 1, "patience": 1})
 
-# %% ../nbs/08_purer.ipynb #f29d7818
+# %% ../nbs/08_purer.ipynb #241a32e3
 def average_weights(states) -> dict: # states: name → tensor, one after another, at least one; name → tensor on the CPU
     "Element-wise mean of weights and buffers, in double precision. Raises `PoolError` if names or shapes differ."
     total, n = {}, 0
@@ -191,18 +194,10 @@ class Purer(MetaTrainer):
 
     def learn(self, i) -> dict:
         "One step of MAML on episodes from the data set, which stays as it is."
-        s, params, losses, accs = self.s.replay, list(batch_mode(self.model).parameters()), [], []
-        total = [torch.zeros_like(p) for p in params]
-        for n in range(s.episodes):
-            with torch.no_grad(): e = self.some_episode(i, n)
-            loss, acc, _ = outer_loss(self.model, e, s)
-            total = [t + g for t, g in zip(total, torch.autograd.grad(loss, params))]
-            losses.append(loss.item()); accs.append(acc)
-        for p, g in zip(params, total): p.grad = g
-        self.opt.step()
-        row = dict(difficulty=sum(losses) / len(losses), replay_acc=sum(accs) / len(accs))
-        check_terms(dict(outer=row["difficulty"]), i, [])
-        return row
+        with torch.no_grad(): episodes = [self.some_episode(i, n) for n in range(self.s.replay.episodes)]
+        out = maml_step(self.model, self.opt, episodes, self.s.replay)
+        check_terms(dict(outer=out["loss"]), i, [])
+        return dict(difficulty=out["loss"], replay_acc=out["acc"])
 
     def state_dict(self): return dict(super().state_dict(), open=self.open)
     def load_state_dict(self, state): super().load_state_dict(state); self.open = state["open"]

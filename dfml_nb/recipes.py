@@ -6,7 +6,9 @@
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
            'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #cab4a0af
+# %% ../nbs/12_recipes.ipynb #316e0edd
+import sys
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -16,14 +18,15 @@ from .baselines import (BUDGETS_AVERAGE, BUDGETS_MAML_ORACLE, BUDGETS_OTA, BUDGE
                                MamlOracle, MamlOracleSettings, OneTeacher, OTASettings, PoolCentroid, PoolCentroidSettings, RandomSettings, TeacherSettings, Untrained,
                                fits_average, fits_ota)
 from .bidf_mkd import BUDGETS_BIDF, BiDfMKD, BiDfSettings
-from .core import Clock, PoolError, RunError, RunFolder, device_name, pick_device, require, stable_seed, versions
+from .core import Clock, PoolError, RunError, RunFolder, claimed, device_name, pick_device, require, stable_seed, versions
 from .dro import BUDGETS_DRO, DRO, DROSettings, fits_dro
 from .evaluate import embedded, evaluate, select
 from .free import BUDGETS_FREE, Free, FreeSettings
 from .pool import Pool
 from .purer import BUDGETS_PURER, Purer, PurerSettings
 from .tgr import BUDGETS_TGR, TGR, TGRSettings
-from .training import Checkpoint, Log, Progress, Snapshots, read_model, run_steps, save_model
+from .ranks import rank
+from .training import Agree, Checkpoint, Log, Progress, Snapshots, read_model, resume, run_steps, save_model
 
 # %% ../nbs/12_recipes.ipynb #c46a1486
 def override(settings,       # a settings object; not changed
@@ -86,7 +89,7 @@ def budget_text(budget: str, recipe: str = "free") -> str: # one sentence
     require(budget in budgets, f"unknown budget {budget!r}: use one of {', '.join(budgets)}")
     return f"{budget}: " + (", ".join(f"{k} = {v}" for k, v in budgets[budget].items()) or "the defaults")
 
-# %% ../nbs/12_recipes.ipynb #c471e3f0
+# %% ../nbs/12_recipes.ipynb #6eb4a7ab
 class DataFreeMetaLearner:
     "From a pool of pre-trained models to one model that learns new tasks from a few images."
     def __init__(self, recipe: str = "free",   # a name in `RECIPES`
@@ -119,19 +122,25 @@ class DataFreeMetaLearner:
         why = r.fits and r.fits(pool)
         require(not why, f"{self.recipe} cannot run on this pool: {why}", PoolError)
         trainer = r.make(pool, self.used, self.seed, self.device)
-        folder, first = None, 0
-        cbs = [Progress(self.recipe, quiet or not trainer.steps), *callbacks]
-        if run: folder = RunFolder(run).create(dict(self.config, pool=stable_seed(*(m.sha256 for m in pool.specs)), pool_summary=pool.summary()))
-        if folder and trainer.steps:
-            state = folder.latest()
-            if state: first = state.pop("step"); trainer.load_state_dict(state)
-            cbs += [Log(folder), Snapshots(folder), Checkpoint(folder)]
-        run_steps(trainer, cbs, first)
+        cbs = [Agree(), Progress(self.recipe, quiet or not trainer.steps or rank() > 0), *callbacks]
+        if run:
+            with claimed(run) if rank() == 0 else nullcontext(): self._fit_in(RunFolder(run), pool, trainer, cbs, quiet)
+        else: self._run(pool, trainer, cbs)
+        return self
+
+    def _fit_in(self, folder, pool, trainer, callbacks, quiet): # what a run folder adds to `_run`
+        writes = rank() == 0                                      # the others compute, and leave the folder alone
+        if writes: folder.create(dict(self.config, pool=stable_seed(*(m.sha256 for m in pool.specs)), pool_summary=pool.summary()))
+        first = resume(trainer, folder)
+        if 0 < first < trainer.steps and writes and not quiet: print(f"{folder.path}: going on after step {first} of {trainer.steps}", file=sys.stderr)
+        self._run(pool, trainer, [*callbacks, Log(folder), Snapshots(folder), Checkpoint(folder)] if trainer.steps and writes else callbacks, first)
+        if writes: folder.there(); self.save(folder.path/"model.safetensors")
+
+    def _run(self, pool, trainer, callbacks, first=0): # do the steps and take over what they made
+        run_steps(trainer, callbacks, first)
         self.model, self.clock, self.trainer = trainer.model, trainer.clock, trainer
         self.about = dict(pool=pool.summary(), settings=asdict(self.used), device=device_name(self.device), versions=versions(),
                           seconds={"pretrain": pretrain_seconds(pool), "recover": 0., "learn": 0., **self.clock.seconds})
-        if folder: self.save(folder.path/"model.safetensors")
-        return self
 
     def adapt(self, x, y,            # support images (N, C, H, W) in [0, 1], labels (N,) in 0..way-1
               way: int = None,       # number of classes; by default the largest label + 1

@@ -7,7 +7,7 @@ __all__ = ['GROUPINGS', 'BUDGETS_TGR', 'random_probe', 'probed', 'fisher_embeddi
            'even_groups', 'dissolve', 'group_unlike', 'igr_gradient', 'task_loss', 'igr_step', 'TGRSettings',
            'recover_alone', 'Grouping', 'TGR']
 
-# %% ../nbs/11c_tgr.ipynb #ce4fdec7
+# %% ../nbs/11c_tgr.ipynb #86e99764
 import warnings
 from dataclasses import dataclass, field
 
@@ -19,10 +19,11 @@ from torch.func import functional_call, vjp, vmap
 
 from .core import fork_seed, require, rng, stable_seed
 from .free import MetaTrainer
-from .inversion import Task, Weights, balanced_labels, check_terms, recover_steps, up_to_4
+from .inversion import Task, Weights, balanced_labels, check_terms, draw_recovery, recover_steps, up_to_4
 from .metalearn import ReplaySettings, distill_loss, lessons
 from .nets import Classifier, Generator, batch_mode, build_classifier, call, freeze
 from .pool import Pool
+from .ranks import share
 
 # %% ../nbs/11c_tgr.ipynb #2e47105e
 def random_probe(channels: int = 3, size: int = 32, # of the images; enlarged to 16 pixels if they are smaller
@@ -151,7 +152,7 @@ def igr_step(model: Classifier, # the meta-model; moved
     opt.step()
     return info
 
-# %% ../nbs/11c_tgr.ipynb #1847b8b5
+# %% ../nbs/11c_tgr.ipynb #9502e50c
 @dataclass
 class TGRSettings:
     "Settings of TGR; numbers from its released code, except `embed_steps` and `probe`."
@@ -191,7 +192,7 @@ def recover_alone(teacher: Classifier, # frozen
     require(min(steps, s.per_class) >= 1, f"recovering needs at least one step and one image a class, not {steps} and {s.per_class}")
     with fork_seed(seed, "generator"): g = Generator(s.nz, s.ngf, up_to_4(size), channels).to(teacher.mean.device)
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
-    for x, terms in recover_steps(g, teacher, y, steps, s.w, rng(seed, "generator"), s.lr_g, s.lr_z, flip=s.flip, pad=s.pad): pass
+    for x, terms in recover_steps(g, teacher, y, draw_recovery(rng(seed, "generator"), len(y), s.nz, steps, s.pad), s.w, s.lr_g, s.lr_z, flip=s.flip, pad=s.pad): pass
     return Task(x, y, classes, number), terms
 
 # %% ../nbs/11c_tgr.ipynb #13d0a9b2
@@ -203,7 +204,7 @@ class Grouping:
     def load_state_dict(self, state): # from `state_dict`
         self.sim, self.embedded, self.groups = state["sim"], state["embedded"], state["groups"]
 
-# %% ../nbs/11c_tgr.ipynb #0605868f
+# %% ../nbs/11c_tgr.ipynb #9c71e36d
 class TGR(MetaTrainer):
     "One training run of Task Groupings Regularization (Wei et al., ICML 2024) on a pool."
     parts = *MetaTrainer.parts, "grouping"
@@ -245,12 +246,17 @@ class TGR(MetaTrainer):
         picks = torch.randperm(len(members), generator=gen)[:n] if self.s.distinct else torch.randint(len(members), (n,), generator=gen)
         return [members[k] for k in picks.tolist()]
 
+    def job(self, j, i, k): # place in the pool, outer step, place in the step; → (images, labels, terms), for `share`
+        task, terms = self.recover(j, self.s.steps, "recover", i, k)
+        return task.x, task.y, terms
+
     def step(self, i: int) -> dict: # what to log
         "One outer step (TGR, main loop)."
         s = self.s
         with self.clock("recover"):
             picked = self.draw(i)
-            tasks, terms = zip(*[self.recover(j, s.steps, "recover", i, k) for k, j in enumerate(picked)])
+            found = share(lambda k: self.job(picked[k], i, k), range(len(picked)), self.device)
+            tasks, terms = [Task(x, y, self.pool.class_keys(j), j) for j, (x, y, _) in zip(picked, found)], [t for *_, t in found]
         terms = {name: sum(t[name] for t in terms) / len(terms) for name in terms[0]}
         check_terms(terms, i, picked)
         for t in tasks: self.memory.add(t)
