@@ -203,7 +203,7 @@ def row(name: str, about: str, to=ROWS): # to: the registry
     def put(make): to[name] = Row(name, about, make); return make
     return put
 
-# %% ../nbs/12e_bench.ipynb #0b875739
+# %% ../nbs/12e_bench.ipynb #3b10c578
 def hand_recovery(b: Bench, n: int): # n: the teacher's place; → function → (images, meta-gradients)
     s, w, see = b.free.s.five, weights_of(b.model), b.model.normalize
     t, y, start = Watched(b.teachers[n]), balanced_labels(b.teachers[n].n_classes, s.per_class, b.device), deepcopy(b.free.five.generator)
@@ -216,7 +216,7 @@ def hand_recovery(b: Bench, n: int): # n: the teacher's place; → function → 
     def run():
         g, z = deepcopy(start), noise.to(b.device, copy=True).requires_grad_()
         params, total = list(g.parameters()), [torch.zeros_like(p) for p in g.parameters()]
-        opt = torch.optim.Adam([*params, z], s.lr, betas=(.5, .999), fused=True)
+        opt = torch.optim.Adam([*params, z], s.lr, betas=(.5, .999), fused=b.device.type != "mps")
         for step, look in enumerate(looks):
             x = g(z)
             opt.zero_grad(); loss(moved(x, look, s.pad, s.flip)).backward()
@@ -227,7 +227,7 @@ def hand_recovery(b: Bench, n: int): # n: the teacher's place; → function → 
 
 def hand_meta_step(b: Bench): # → function (gradients)
     leaves = [nn.Parameter(p.detach().clone()) for p in b.free.five.generator.parameters()]
-    opt = torch.optim.Adam(leaves, 1e-3, betas=(.5, .999), fused=True)
+    opt = torch.optim.Adam(leaves, 1e-3, betas=(.5, .999), fused=b.device.type != "mps")
     def run(grads):
         for p, g in zip(leaves, grads): p.grad = g
         opt.step()
@@ -527,17 +527,18 @@ def whole(w: Whole, b: Bench, t: dict,     # t: seconds of each row
     now, _ = clock_of(b.device)
     return dict(about=w.about, seconds=spent(lambda: w.run(b), 1, now), estimate=False)
 
-# %% ../nbs/12e_bench.ipynb #44b6a63d
+# %% ../nbs/12e_bench.ipynb #589d4b93
 def run_bench(pool=None,       # a `Pool` or its folder; None: untrained teachers
               data="glyphs",   # a `DataSet` or its name, see `load_data`
               device="auto",   # see `pick_device`
               budget="quick",  # a name in `BUDGETS_BENCH`
               out=None,        # JSON to write
+              root=None,       # where data sets are, see `data_root`
               quiet=True       # no progress bar
              ) -> dict:        # rows, stacks: see `measure`; sweeps; pools; wholes; device, versions, clock, budget, settings
     "Measure everything. Raises `SettingsError`."
     require(budget in BUDGETS_BENCH, f"unknown budget {budget!r}: use one of {', '.join(BUDGETS_BENCH)}")
-    device, data, pool = pick_device(device), load_data(data) if isinstance(data, str) else data, pool if pool is None or isinstance(pool, Pool) else Pool(pool)
+    device, data, pool = pick_device(device), load_data(data, root) if isinstance(data, str) else data, pool if pool is None or isinstance(pool, Pool) else Pool(pool)
     b, full = Bench(BUDGETS_BENCH[budget], data, device, pool), budget == "full"
     record = dict(device=device_name(device), versions=versions(), clock=clock_of(device)[1], budget=budget, data=data.name, pool=b.pool.summary(), settings=b.s,
                   rows={}, stacks={}, sweeps={}, pools={}, wholes={})

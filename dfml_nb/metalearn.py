@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'inner_loop', 'ReplaySettings',
-           'outer_loss', 'episode_gradient', 'maml_step', 'replay']
+           'outer_loss', 'episode_gradient', 'stacked_gradient', 'running_names', 'maml_step', 'replay']
 
-# %% ../nbs/07_metalearn.ipynb #bda7d668
+# %% ../nbs/07_metalearn.ipynb #81e517b7
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from .core import require, rng
 from .inversion import jitter, kl_rows
 from .memory import Memory, memory_episode
-from .nets import Classifier, batch_mode, batch_norms, call, weights
-from .ranks import share
+from .nets import Classifier, batch_mode, batch_norms, call, copies, stacked_forward, stacked_normalize, weights
+from .ranks import n_ranks, share
 
 # %% ../nbs/07_metalearn.ipynb #8d8dece3
 def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher's classes is left out
@@ -121,7 +121,7 @@ class ReplaySettings:
     max_batches: int = 1000    # outer steps at most; 0: no replay
     second_order: bool = True  # differentiate through the inner loop
 
-# %% ../nbs/07_metalearn.ipynb #8fbe7a3d
+# %% ../nbs/07_metalearn.ipynb #36590d13
 def outer_loss(model: Classifier, # in `batch_mode`
                episode,           # support_x, support_y, query_x, query_y
                s: ReplaySettings):# → (query loss with its graph, query accuracy 0..1, adapted weights)
@@ -138,24 +138,47 @@ def episode_gradient(model: Classifier, # in `batch_mode`
     by = dict(model.named_parameters()) if s.second_order else adapted      # first order: gradient at the adapted weights, used at θ
     return dict(grads=torch.autograd.grad(loss, list(by.values())), loss=loss.item(), acc=acc, adapted={k: v.detach() for k, v in adapted.items()})
 
+def stacked_gradient(model: Classifier, # in `batch_mode`
+                     episodes: list,    # of equal sizes
+                     s: ReplaySettings):# → as `episode_gradient`: grads summed, loss and acc averaged over the episodes, adapted of the last; and running: its batch-norm buffers
+    "The gradients of several episodes at once, each with a copy of the weights."
+    stack = lambda k: torch.stack([getattr(e, k) for e in episodes])
+    x, q, n = stacked_normalize(model, stack("support_x")), stacked_normalize(model, stack("query_x")), len(episodes)
+    theta, buffers = dict(model.net.named_parameters()), copies(model.net.named_buffers(), n)
+    loss_of = lambda w, x, y: (z := stacked_forward(model.net, w, buffers, x)[1][..., :s.way], F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1])
+    w, y, answer = {k: p.expand(n, *p.shape) for k, p in theta.items()}, stack("support_y"), stack("query_y")
+    for _ in range(s.steps):
+        grads = torch.autograd.grad(loss_of(w, x, y)[1], list(w.values()), create_graph=s.second_order)
+        w = {k: p - s.lr * g for (k, p), g in zip(w.items(), grads)}
+    logits, loss = loss_of(w, q, answer)
+    grads = torch.autograd.grad(loss, list((theta if s.second_order else w).values()))
+    return dict(grads=grads if s.second_order else [g.sum(0) for g in grads], loss=loss.item() / n, acc=(logits.argmax(-1) == answer).float().mean().item(),
+                adapted={f"net.{k}": v[-1].detach() for k, v in w.items()}, running=[buffers[k.removeprefix("net.")][-1] for k in running_names(model)])
+
+def running_names(model: Classifier) -> list: # of the batch-norm buffers that follow the batch
+    return [f"{name}.{k}" for name, m in batch_norms(model).items() for k, _ in m.named_buffers()]
+
 def maml_step(model: Classifier,  # the meta-model; moved
               opt,                # its optimiser
               episodes: list,     # each with support_x, support_y, query_x, query_y; shared out among the ranks
-              s: ReplaySettings): # → dict(acc: mean query accuracy 0..1, loss: mean query loss, adapted: the last episode's weights)
+              s: ReplaySettings,
+              together: bool = None): # all episodes at once; None: on CUDA; → dict(acc: mean query accuracy 0..1, loss: mean query loss, adapted: the last episode's weights)
     "One outer step on the summed query loss of some episodes."
-    running, total = [b for m in batch_norms(batch_mode(model)).values() for b in m.buffers()], None
-    start, last = [b.clone() for b in running], len(episodes) - 1
-    def job(n):                   # each episode meets the running statistics of the step's start, whoever does it; the last one's are kept
+    own, last, n = dict(batch_mode(model).named_buffers()), len(episodes) - 1, n_ranks()
+    running, stacked = [own[k] for k in running_names(model)], model.mean.device.type == "cuda" if together is None else together
+    start, lumps = [b.clone() for b in running], [lump for k in range(n) if (lump := [*range(len(episodes))][k::n])] if stacked else [[i] for i in range(len(episodes))]
+    def job(lump):                # each episode meets the running statistics of the step's start, whoever does it; the last one's are kept
         for b, v in zip(running, start): b.copy_(v)
-        out = episode_gradient(model, episodes[n], s)
-        return out if n == last else dict(out, adapted=None)
-    done = share(lambda n: dict(job(n), running=[b.clone() for b in running] if n == last else None), range(len(episodes)), model.mean.device)
+        out = stacked_gradient(model, [episodes[i] for i in lump], s) if len(lump) > 1 else dict(episode_gradient(model, episodes[lump[0]], s), running=[b.clone() for b in running])
+        return out if last in lump else dict(out, adapted=None, running=None)
+    done, total = share(job, lumps, model.mean.device), None
     for out in done: total = list(out["grads"]) if total is None else torch._foreach_add(total, out["grads"])
-    for b, v in zip(running, done[-1]["running"]): b.copy_(v)
+    final = next(out for out in done if out["adapted"])
+    for b, v in zip(running, final["running"]): b.copy_(v)
     for p, g in zip(model.parameters(), total): p.grad = g
     opt.step()
-    mean = lambda k: sum(out[k] for out in done) / len(done)
-    return dict(acc=mean("acc"), loss=mean("loss"), adapted=done[-1]["adapted"])
+    mean = lambda k: sum(out[k] * len(lump) for out, lump in zip(done, lumps)) / len(episodes)
+    return dict(acc=mean("acc"), loss=mean("loss"), adapted=final["adapted"])
 
 # %% ../nbs/07_metalearn.ipynb #bd984c72
 def replay(model: Classifier, opt, # the meta-model and its optimiser

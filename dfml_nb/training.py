@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['save_model', 'read_model', 'Callback', 'Progress', 'Log', 'Checkpoint', 'Snapshots', 'resume', 'Agree', 'run_steps']
 
-# %% ../nbs/10b_training.ipynb #6719c306
+# %% ../nbs/10b_training.ipynb #e13d58ab
 import json, time
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .core import DFMLError, RunError, RunFolder, atomic_write, progress, require
+from .files import state_problem
 from .nets import Classifier, build_classifier
 from .ranks import n_ranks, rank, told
 
-# %% ../nbs/10b_training.ipynb #38b6e8eb
+# %% ../nbs/10b_training.ipynb #cdc50ff0
 def save_model(model: Classifier, # its architecture is recorded if it has `arch`
                path,              # a .safetensors file
                **about):          # more facts to keep, as JSON
@@ -27,6 +29,9 @@ def save_model(model: Classifier, # its architecture is recorded if it has `arch
     data = save(state, metadata=dict(dfml_nb=json.dumps(info)))
     atomic_write(path, lambda p: p.write_bytes(data))
 
+def _blank(info, factories): # what `save_model` says, built without memory or numbers
+    return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], (.5,) * info["channels"], (.5,) * info["channels"], factories=factories, **info["arch_args"])
+
 def read_model(path,            # a file of `save_model`
                factories=None   # the caller's own architectures, see `build_net`
               ) -> tuple:       # (`Classifier`, facts)
@@ -35,10 +40,13 @@ def read_model(path,            # a file of `save_model`
         with safe_open(path, "pt") as f:
             info = json.loads((f.metadata() or {})["dfml_nb"])
             state = {k: f.get_tensor(k) for k in f.keys()}
+        with torch.device("cpu" if factories else "meta"): problem = state_problem(state, _blank(info, factories).state_dict())   # before anything is built for real
+        problem = problem or ("mean and std are not one number a channel" if {len(info["mean"]), len(info["std"])} != {info["channels"]} else "")
+        require(not problem, f"{path} holds no model saved by this library ({problem})", RunError)
         model = build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], tuple(info["mean"]), tuple(info["std"]), factories=factories, **info["arch_args"])
         model.load_state_dict(state)
     except DFMLError: raise
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
+    except (OSError, SafetensorError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as e:
         raise RunError(f"{path} holds no model saved by this library ({e})") from e
     return model, info
 
