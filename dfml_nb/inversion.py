@@ -221,7 +221,7 @@ def draw_recovery(gen,           # `torch.Generator` on the CPU
     "All the randomness of one recovery, drawn at once: so it can be done anywhere, in any order."
     return torch.randn(n, nz, generator=gen), [draw_jitter(gen, pad) for _ in range(steps)]
 
-# %% ../nbs/04_inversion.ipynb #63909ab4
+# %% ../nbs/04_inversion.ipynb #cdb065c2
 def recover_steps(generator: Generator,  # its weights are changed
                   teacher: Classifier,   # frozen
                   y,                     # (N,) wanted labels
@@ -230,7 +230,7 @@ def recover_steps(generator: Generator,  # its weights are changed
                   lr: float = 1e-3, lr_z: float = 1e-3, # Adam's steps for weights and noise
                   student=None, flip=True, pad: int = 4): # see `inversion_terms`, `jitter`
     "Train `generator` and noise for one teacher; yields (images, terms) at each step, with the gradients still on the weights."
-    z = drawn[0].to(next(generator.parameters())).requires_grad_()
+    z = drawn[0].to(next(generator.parameters()), copy=True).requires_grad_()
     opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
     for look in drawn[1]:
         x = generator(z)
