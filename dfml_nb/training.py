@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['save_model', 'read_model', 'Callback', 'Progress', 'Log', 'Checkpoint', 'Snapshots', 'resume', 'Agree', 'run_steps']
 
-# %% ../nbs/10b_training.ipynb #e13d58ab
-import json, time
+# %% ../nbs/10b_training.ipynb #77fa4301
+import json, time, warnings
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +17,7 @@ from .files import state_problem
 from .nets import Classifier, build_classifier
 from .ranks import n_ranks, rank, told
 
-# %% ../nbs/10b_training.ipynb #cdc50ff0
+# %% ../nbs/10b_training.ipynb #92f880e4
 def save_model(model: Classifier, # its architecture is recorded if it has `arch`
                path,              # a .safetensors file
                **about):          # more facts to keep, as JSON
@@ -30,7 +30,9 @@ def save_model(model: Classifier, # its architecture is recorded if it has `arch
     atomic_write(path, lambda p: p.write_bytes(data))
 
 def _blank(info, factories): # what `save_model` says, built without memory or numbers
-    return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], (.5,) * info["channels"], (.5,) * info["channels"], factories=factories, **info["arch_args"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # of PyTorch, about layers of no width
+        return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], (.5,) * info["channels"], (.5,) * info["channels"], factories=factories, **info["arch_args"])
 
 def read_model(path,            # a file of `save_model`
                factories=None   # the caller's own architectures, see `build_net`
