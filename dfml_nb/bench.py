@@ -12,7 +12,7 @@ __all__ = ['BUDGETS_BENCH', 'ROWS', 'STACKS', 'SWEEPS', 'WHOLES', 'clock_of', 's
            'measure', 'sweep', 'large_pool', 'pool_cost', 'Whole', 'run_tests', 'run_pool', 'run_experiment',
            'experiment_seconds', 'whole', 'run_bench', 'bench_table']
 
-# %% ../nbs/12e_bench.ipynb #f0ae01f6
+# %% ../nbs/12e_bench.ipynb #c450035c
 import contextlib, itertools, math, os, statistics, sys, tempfile, time
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from .adapt import ICFILSettings, contrastive_loss, fine_tune, icfil, nearest_centroid
 from .batched import fine_tune_stack
-from .core import device_name, pick_device, progress, require, rng, save_json, stable_seed, versions
+from .core import device_name, pick_device, progress, require, rng, save_json, versions
 from .data import Split, load_data, sample_episode
 from .evaluate import evaluate
 from .free import Free, FreeSettings

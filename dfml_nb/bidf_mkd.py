@@ -231,7 +231,7 @@ def distill_outer(model: Classifier, # in `batch_mode`
     loss = distill_loss(call(model, adapted, x), answers)
     return torch.autograd.grad(loss, list((w if s.second_order else adapted).values())), loss.item()
 
-# %% ../nbs/11b_bidf_mkd.ipynb #799f72b6
+# %% ../nbs/11b_bidf_mkd.ipynb #ed9fe39f
 @dataclass
 class BiDfSettings:
     "Settings of BiDf-MKD; the defaults are those of the paper, outer_steps and teachers derived from it."
@@ -239,6 +239,7 @@ class BiDfSettings:
     warmup: int = 20            # first outer steps, in which query sets are recovered without the boundary term
     teachers: int = 1           # services asked in one outer step
     distinct: bool = True       # all different
+    trust: list = field(default_factory=list) # how often each service is asked, relative to the others; empty: all alike
     arch: str = "conv4"         # of the meta-model
     size: int = 0               # side of the images it sees and of those that are recovered; 0: the largest teacher's
     lr: float = 1e-3            # Adam of the meta-model

@@ -182,14 +182,14 @@ def reproduce(names,                  # of experiments: 'all', a table, or TABLE
     sweep(results)
     require(not failed, f"{len(failed)} rows failed: {', '.join(failed)}", RunError)
 
-# %% ../nbs/13_cli.ipynb #05d22d90
+# %% ../nbs/13_cli.ipynb #fc067d22
 def bench(pool: str = None,     # folder of a pool; default: untrained teachers
           budget: str = "quick",# a name in `BUDGETS_BENCH`
           data: str = "glyphs", root: str = None, # name of the data set for test episodes
           out: str = None,      # JSON to write
           device: str = "auto", quiet: bool = False):
     "Measure time and memory of every part against its bare arithmetic; prints a table."
-    record = run_bench(pool, load_data(data, root), device, budget, out, quiet)
+    record = run_bench(pool, load_data(data, root), device, budget, out, quiet=quiet)
     print(bench_table(record))
     return record
 
@@ -230,7 +230,7 @@ def demo_pictures(learner, pool: Pool, out: Path):
     fig.savefig(out/"recovered.png", dpi=100)
     plt.close(fig)
 
-# %% ../nbs/13_cli.ipynb #db139b2c
+# %% ../nbs/13_cli.ipynb #9fbb07e9
 def parser() -> argparse.ArgumentParser:
     "The command line of `dfml`."
     p = argparse.ArgumentParser("dfml", description="Data-free meta-learning: from a pool of pre-trained classifiers to a few-shot learner.")
@@ -278,7 +278,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--shot", type=int, default=1, help="support images a class in training episodes")
     c.add_argument("--budget", default="cpu", choices=BUDGETS, help="how much is computed")
     c.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="change one setting of the recipe; may be repeated")
-    c.add_argument("--trust", metavar="FILE", help="of dfml screen --out: how often each teacher is drawn")
+    c.add_argument("--trust", metavar="FILE", help="of dfml screen --out: how often each teacher is drawn (free, purer, bidf_mkd)")
 
     c = command(test)
     c.add_argument("run_folder", metavar="RUN", help="run folder of `dfml train`, or a saved learner")

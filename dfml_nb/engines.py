@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['ENGINES', 'here', 'on_dask', 'on_ray', 'spread', 'run_rows']
 
-# %% ../nbs/12c_engines.ipynb #02a47bac
-import os, time
+# %% ../nbs/12c_engines.ipynb #8893285e
+import os, threading, time
 from functools import partial
 
 from .core import DFMLError, SettingsError, require
 from .experiments import find_experiments, mean_over_data, reproduce, result_file
 
-# %% ../nbs/12c_engines.ipynb #7d312f47
+# %% ../nbs/12c_engines.ipynb #2b5832b6
+_one_at_a_time = threading.Lock()    # random numbers come from generators that the threads of a process share
+
 def _outcome(f, job): # what f gives, or the error that it raised on purpose
-    try: return f(job)
-    except DFMLError as e: return e
+    with _one_at_a_time:
+        try: return f(job)
+        except DFMLError as e: return e
 
 def here(f, jobs, address=""):
     "One job after another, in this process."
@@ -25,7 +28,7 @@ def on_dask(f, jobs, address: str): # of a scheduler, e.g. 'tcp://node1:8786'; '
     "The workers of a Dask cluster."
     try: from dask.distributed import Client, as_completed
     except ImportError as e: raise SettingsError("this needs Dask: pip install 'dfml_nb[dask]'") from e
-    with Client(address or None) as client:
+    with Client(address) if address else Client(threads_per_worker=1) as client:
         asked = {client.submit(partial(_outcome, f), job, pure=False): job for job in jobs}
         for future in as_completed(asked): yield asked[future], _dead_worker(future.result)
 
@@ -34,7 +37,8 @@ def on_ray(f, jobs, address: str): # e.g. 'auto' or 'ray://node1:10001'; '': wor
     try: import ray
     except ImportError as e: raise SettingsError("this needs Ray: pip install 'dfml_nb[ray]'") from e
     ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False)
-    asked = {ray.remote(_outcome).remote(f, job): job for job in jobs}
+    task = ray.remote(_outcome).options(num_gpus=min(1, int(ray.cluster_resources().get("GPU", 0))))    # without this Ray hides the GPUs
+    asked = {task.remote(f, job): job for job in jobs}
     while asked:
         (done,), _ = ray.wait(list(asked))
         yield asked.pop(done), _dead_worker(partial(ray.get, done))

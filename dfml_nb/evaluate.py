@@ -26,7 +26,7 @@ def mean_ci(values # accuracies, any unit
     require(len(v) > 0, "no episodes, no mean", EpisodeError)
     return v.mean().item(), 1.96 * v.std(correction=0).item() / math.sqrt(len(v))
 
-# %% ../nbs/10_evaluate.ipynb #ce2fefa4
+# %% ../nbs/10_evaluate.ipynb #a450e1b8
 def episode_accuracy(model, adapt, episode, way: int, query_statistics) -> list: # one accuracy (0..1) for each entry of query_statistics
     "Adapt to the support set, score the query set."
     clf = adapt(model, episode.support_x, episode.support_y, way)
@@ -45,7 +45,7 @@ def accuracies(model, adapt, eps, way: int, query_statistics, device, together: 
     while len(done) < len(eps):
         group = [e.to(device) for e in eps[len(done):len(done) + together]]
         try: new = stack_accuracy(model, many, group, way, query_statistics) if together > 1 else [episode_accuracy(model, adapt, group[0], way, query_statistics)]
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             if together == 1: raise
             new = None
         if new is None: together = max(1, together // 2); torch.cuda.empty_cache(); continue
@@ -79,7 +79,7 @@ def evaluate(model,                 # a `Classifier`
                          **({"per_episode": [round(v, 4) for v in values]} if keep else {})))
     return rows
 
-# %% ../nbs/10_evaluate.ipynb #d4b990d3
+# %% ../nbs/10_evaluate.ipynb #3a542706
 class EmbeddedSplit(Split):
     "A split whose images are replaced by their features, (N, D, 1, 1)."
     def x(self, idx) -> torch.Tensor: # as in `Split.x`; → float32 (B, D, 1, 1)
@@ -89,6 +89,7 @@ class Given(nn.Module):
     "A network whose features are what it is given."
     def __init__(self, n: int): super().__init__(); self.head = nn.Linear(n, 2)
     def features(self, x): return x.flatten(1)
+    def forward(self, x): return self.head(self.features(x))
 
 @torch.no_grad()
 def embedded(model: Classifier, # one that answers for each image alone, such as an `Ensemble`

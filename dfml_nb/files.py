@@ -57,7 +57,7 @@ NAMES = {**DTYPES, "collections OrderedDict": _table, "torch._utils _rebuild_par
          **dict.fromkeys(("torch Size", "torch device", "collections Counter", "__builtin__ set", "builtins set", "_codecs encode"), _data),
          **{f"torch {t}": t for t in ("float16", "bfloat16", "float32", "float64", "int64", "int32", "uint8", "bool")}}
 
-# %% ../nbs/02b_files.ipynb #538437af
+# %% ../nbs/02b_files.ipynb #5036eca8
 class PickleMachine:
     "Reads one pickle and executes nothing. `file`: binary stream; `fetch`: gives the numbers that a pickle refers to; `names`: more names it may use."
     most = 10**6     # steps
@@ -97,6 +97,10 @@ class PickleMachine:
     def build(self, state): # attributes of an OrderedDict: notes that nobody reads
         _expect(type(self.stack[-1]) is dict, f"attributes of a {type(self.stack[-1]).__name__}")
 
+def _words(module, name): # of a global name; nothing else may be turned into text, for a few nested tuples make gigabytes of it
+    _expect(type(module) is str and type(name) is str, "a name that is no text")
+    return f"{module} {name}"
+
 STEPS = {**dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"), PickleMachine.push),
          **{k: lambda m, _, v=v: m.push(v) for k, v in dict(NONE=None, NEWTRUE=True, NEWFALSE=False, EMPTY_TUPLE=()).items()},
          **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda m, _: None),
@@ -105,7 +109,7 @@ STEPS = {**dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "
          **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda m, i: m.memo.update({i: m.stack[-1]})), "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
          **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda m, i: m.push(m.memo[i])),
          "SETITEM": lambda m, _: m.fill(m.last(2)), "APPEND": lambda m, _: m.fill(m.last(1)), **dict.fromkeys(("SETITEMS", "APPENDS"), lambda m, _: m.fill(m.since_mark())),
-         "GLOBAL": PickleMachine.name, "STACK_GLOBAL": lambda m, _: m.name("{} {}".format(*m.last(2))),
+         "GLOBAL": PickleMachine.name, "STACK_GLOBAL": lambda m, _: m.name(_words(*m.last(2))),
          "REDUCE": lambda m, _: m.reduce(m.pop(), m.pop()), "BUILD": lambda m, _: m.build(m.pop()), "BINPERSID": lambda m, _: m.push(m.fetch(m.pop()))}
 
 def read_pickle(data: bytes) -> object: # data: one pickle; returns numbers, text, lists and tables
@@ -137,7 +141,7 @@ class _Storages: # what the two formats share; `get(dtype, key, numel)` gives a 
         return v
     def read(self, file): return PickleMachine(file, self.fetch, {"torch._utils _rebuild_tensor_v2": self.rebuild}).run()
 
-# %% ../nbs/02b_files.ipynb #9abcc433
+# %% ../nbs/02b_files.ipynb #d5156876
 class _Zip(_Storages):
     def __init__(self, path):
         super().__init__(Path(path).stat().st_size)
@@ -151,12 +155,12 @@ class _Zip(_Storages):
         _expect(self.root + "byteorder" not in self.zip.NameToInfo or self.zip.read(self.root + "byteorder") == b"little", "numbers in another byte order")
 
     def get(self, dtype, key, numel):
-        if (key, dtype) not in self.kept:
+        if key not in self.kept:
             data = bytearray(self.zip.read(f"{self.root}data/{key}"))
             _expect(0 <= numel * dtype.itemsize <= len(data), f"{numel} numbers in {len(data)} bytes")
-            self.kept[key, dtype] = torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
-        _expect(len(self.kept[key, dtype]) == numel, "a storage of two lengths")
-        return self.kept[key, dtype]
+            self.kept[key] = torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
+        _expect(len(self.kept[key]) == numel and self.kept[key].dtype == dtype, "a storage of two lengths or kinds")
+        return self.kept[key]
 
     def load(self):
         with self.zip: return self.read(io.BytesIO(self.zip.read(self.root + "data.pkl")))

@@ -95,7 +95,7 @@ def adapt_stacked(generator: Generator, # the meta-generator; not changed
         if step < s.steps - 1: opt.step()
     return [(x[i].detach(), y, [g[i] for g in grads], {k: v.item() for k, v in terms[i].items()}) for i in range(n)]
 
-# %% ../nbs/05_metagen.ipynb #f6a0a8ec
+# %% ../nbs/05_metagen.ipynb #eca3468a
 class FIve:
     "Meta-generator that adapts to any teacher in k steps (FREE, section on FIve)."
     def __init__(self, size: int = 32,       # side of the images in pixels
@@ -121,8 +121,12 @@ class FIve:
         self.generator.load_state_dict(state["generator"]); self.opt.load_state_dict(state["opt"])
 
     def adapt(self, teachers, drawn, student): # of one lump, one after another or stacked; → list of what `adapt_generator` gives
-        if len(teachers) > 1: return adapt_stacked(self.generator, teachers, self.s, drawn, student)
-        return [adapt_generator(self.generator, teachers[0], self.s, drawn[0], student)]
+        half = len(teachers) // 2
+        if not half: return [adapt_generator(self.generator, teachers[0], self.s, drawn[0], student)]
+        try: return adapt_stacked(self.generator, teachers, self.s, drawn, student)
+        except torch.cuda.OutOfMemoryError: pass
+        torch.cuda.empty_cache()                                       # outside `except`, which holds on to the tensors
+        return self.adapt(teachers[:half], drawn[:half], student) + self.adapt(teachers[half:], drawn[half:], student)
 
     def recover(self, teachers: list,  # frozen classifiers
                 classes: list,         # for each teacher the global keys of its labels

@@ -121,7 +121,7 @@ class ReplaySettings:
     max_batches: int = 1000    # outer steps at most; 0: no replay
     second_order: bool = True  # differentiate through the inner loop
 
-# %% ../nbs/07_metalearn.ipynb #36590d13
+# %% ../nbs/07_metalearn.ipynb #c6553ee7
 def outer_loss(model: Classifier, # in `batch_mode`
                episode,           # support_x, support_y, query_x, query_y
                s: ReplaySettings):# → (query loss with its graph, query accuracy 0..1, adapted weights)
@@ -169,8 +169,16 @@ def maml_step(model: Classifier,  # the meta-model; moved
     start, lumps = [b.clone() for b in running], [lump for k in range(n) if (lump := [*range(len(episodes))][k::n])] if stacked else [[i] for i in range(len(episodes))]
     def job(lump):                # each episode meets the running statistics of the step's start, whoever does it; the last one's are kept
         for b, v in zip(running, start): b.copy_(v)
-        out = stacked_gradient(model, [episodes[i] for i in lump], s) if len(lump) > 1 else dict(episode_gradient(model, episodes[lump[0]], s), running=[b.clone() for b in running])
+        out = gradients([episodes[i] for i in lump])
         return out if last in lump else dict(out, adapted=None, running=None)
+    def gradients(part):          # all at once, or in halves where memory does not suffice
+        half = len(part) // 2
+        if not half: return dict(episode_gradient(model, part[0], s), running=[b.clone() for b in running])
+        try: return stacked_gradient(model, part, s)
+        except torch.cuda.OutOfMemoryError: pass
+        torch.cuda.empty_cache()
+        a, b, share_a = gradients(part[:half]), gradients(part[half:]), half / len(part)
+        return dict(b, grads=torch._foreach_add(list(a["grads"]), list(b["grads"])), **{k: share_a * a[k] + (1 - share_a) * b[k] for k in ("loss", "acc")})
     done, total = share(job, lumps, model.mean.device), None
     for out in done: total = list(out["grads"]) if total is None else torch._foreach_add(total, out["grads"])
     final = next(out for out in done if out["adapted"])

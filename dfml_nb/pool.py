@@ -415,7 +415,7 @@ def import_model(path,             # the pool's folder; made if it is not there
     model, spec, factories = read_foreign(file, arch, size=size, mean=mean, std=std, n_classes=n_classes, class_names=class_names, name=name, factory=factory, **spec)
     return add_model(path, model, factories=factories, **asdict(spec))
 
-# %% ../nbs/03_pool.ipynb #c7807602
+# %% ../nbs/03_pool.ipynb #688f50d0
 def import_folder(path,          # the pool's folder; made if it is not there
                   folder,        # holds the files
                   arch: str,     # of all of them
@@ -426,9 +426,17 @@ def import_folder(path,          # the pool's folder; made if it is not there
     "Import every .safetensors, .pt and .pth of a folder, all or none. Raises `PoolError` listing all bad files."
     files, bad, one = sorted(f for f in Path(folder).glob("*") if f.suffix in READERS), [], lambda f: {**kw, **(details or {}).get(f.stem, {})}
     require(files, f"{folder} holds no model files ({', '.join(READERS)})", PoolError)
+    taken = {s.name for s in read_index(path)} if (Path(path)/"pool.json").exists() else set()
     for f in progress(files, "checking", quiet=quiet):
-        try: read_foreign(f, arch, **one(f))
-        except PoolError as e: bad.append(str(e))
+        try: name = read_foreign(f, arch, **one(f))[1].name
+        except PoolError as e: bad.append(str(e)); continue
+        if name in taken: bad.append(f"{f.name}: there is already a model {name!r}: give it another name (details)")
+        taken.add(name)
     require(not bad, f"{len(bad)} of {len(files)} files cannot be imported:\n" + "\n".join(bad), PoolError)
-    for f in progress(files, "importing", quiet=quiet): import_model(path, f, arch, **one(f))
-    return Pool(path, factories={arch: kw["factory"]} if kw.get("factory") else None)
+    def items():
+        for f in progress(files, "importing", quiet=quiet):
+            model, spec, _ = read_foreign(f, arch, **one(f))
+            yield dict(vars(spec), model=model)
+    factories = {arch: kw["factory"]} if kw.get("factory") else None
+    add_models(path, items(), factories)
+    return Pool(path, factories=factories)

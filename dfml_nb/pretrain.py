@@ -7,7 +7,7 @@ __all__ = ['OPTIMISERS', 'TRAIN_RECIPES', 'draw_classes', 'teacher_data', 'Train
            'accuracy', 'train_teacher', 'clip_each', 'stack_plan', 'TeacherStack', 'train_stack', 'plan_teacher',
            'pretrain_pool']
 
-# %% ../nbs/03b_pretrain.ipynb #cc5700dc
+# %% ../nbs/03b_pretrain.ipynb #1d509404
 import json, math, time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import DataError, PoolError, pick_device, progress, require, rng
+from .core import DataError, PoolError, claimed, pick_device, progress, require, rng
 from .data import DataSet, Split, draw
 from .nets import Classifier, StackSettings, activation_bytes, build_classifier, freeze, how_many, stackable, stacked_forward
 from .pool import ModelSpec, Pool, add_model, open_folder, read_index, write_index
@@ -244,7 +244,7 @@ def _changed(plan, row): # fields in which a finished model differs from its pla
     return ([k for k in ("arch", "class_names", "channels", "size", "mean", "std", "arch_args", "domain") if a[k] != b[k]]
             + [k for k, v in plan.trained.items() if row.trained.get(k) != v])
 
-# %% ../nbs/03b_pretrain.ipynb #24127599
+# %% ../nbs/03b_pretrain.ipynb #5be71f59
 def pretrain_pool(data: DataSet,       # teachers see its meta-train classes
                   path,                # the pool's folder; made, or gone on with
                   n_models: int = 100, # number of teachers
@@ -305,9 +305,10 @@ def _put(path, factories, plan, model, acc, results): # into the pool
     add_model(path, model, factories=factories, **{**asdict(plan), "accuracy": acc, "trained": {**plan.trained, **results}})
 
 def _in_order(path, names): # stacks of several architectures finish in another order than that of the teachers' numbers
-    rows = read_index(path)
-    ordered = sorted(rows, key=lambda s: names.index(s.name))
-    if ordered != rows: write_index(path, ordered)
+    with claimed(path):
+        rows, place = read_index(path), {name: i for i, name in enumerate(names)}
+        ordered = sorted(rows, key=lambda s: place.get(s.name, len(names)))
+        if ordered != rows: write_index(path, ordered)
 
 def _recipe(plan): return TrainRecipe(**{f.name: plan.trained[f.name] for f in fields(TrainRecipe)})
 
@@ -330,7 +331,7 @@ def _pretrain_some(group, data, device, factories, together, speed): # train the
     n = 1 if len(group) == 1 else _at_once(_untrained(group[0], device, factories), group, device, together)
     while n > 1:
         try: return _pretrain_stack(group[:n], data, device, factories, speed), group[n:]
-        except torch.OutOfMemoryError: pass
+        except torch.cuda.OutOfMemoryError: pass
         n //= 2; torch.cuda.empty_cache()                                        # outside `except`, which holds on to the tensors
     return [_pretrain(group[0], data, device, factories)], group[1:]
 

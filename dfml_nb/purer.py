@@ -6,7 +6,7 @@
 __all__ = ['BUDGETS_PURER', 'DynamicDataset', 'inversion_pull', 'harder_pull', 'Switch', 'PurerSettings', 'average_weights',
            'alike', 'Purer']
 
-# %% ../nbs/08_purer.ipynb #f89cabc4
+# %% ../nbs/08_purer.ipynb #b39e409d
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from .inversion import Task, Weights, check_terms, draw_jitter, inversion_terms,
 from .metalearn import ReplaySettings, maml_step, outer_loss
 from .nets import Classifier, batch_mode
 from .pool import Pool
-from .ranks import share
+from .ranks import share, told
 
 # %% ../nbs/08_purer.ipynb #c6ca068d
 class DynamicDataset:
@@ -88,13 +88,13 @@ def inversion_pull(data: DynamicDataset,
         for k, v in terms.items(): met[k] = met.get(k, 0.) + v / len(teachers)
     return met
 
-# %% ../nbs/08_purer.ipynb #21f0831d
+# %% ../nbs/08_purer.ipynb #a3cd6937
 def harder_pull(data: DynamicDataset, model: Classifier, e, s: ReplaySettings, # model: the meta-model; e: from `data.episode`
                 weight: float) -> float: # → the outer loss
     "Add the gradient of `-weight` · outer loss to the images: descending it makes the episode harder."
     loss, *_ = outer_loss(batch_mode(model), e, s)
     images = [data.images[k] for k in e.classes]
-    for x, g in zip(images, torch.autograd.grad(-weight * loss, images)): x.grad = g if x.grad is None else x.grad + g
+    for x, g in zip(images, told(torch.autograd.grad(-weight * loss, images), model.mean.device)): x.grad = g if x.grad is None else x.grad + g
     return loss.item()
 
 # %% ../nbs/08_purer.ipynb #1a1a5caa
@@ -115,13 +115,14 @@ class Switch:
     def state_dict(self): return dict(best=self.best, since=self.since)
     def load_state_dict(self, state): self.best, self.since = state["best"], state["since"]
 
-# %% ../nbs/08_purer.ipynb #faf627f1
+# %% ../nbs/08_purer.ipynb #d8a603fa
 @dataclass
 class PurerSettings:
     "Settings of PURER; numbers from its released code, except where a comment says otherwise."
     outer_steps: int = 60_000  # of meta-model and data set
     teachers: int = 13         # teachers that pull in one step (all of the paper's pool; PURER-Plus draws 13 of 100); at most the pool's
     distinct: bool = True      # all different
+    trust: list = field(default_factory=list) # how often each teacher is drawn, relative to the others; empty: all alike (see `screen`)
     memory: int = 20           # images of each class in the data set (released: 16 for one shot)
     lr_images: float = .05     # Adam of the images, in units of pixel value (released: 0.25 in units of a deviation)
     harder: float = 10.        # weight of the outer loss against one teacher's inversion loss

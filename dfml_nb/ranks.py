@@ -23,14 +23,17 @@ def n_ranks() -> int: # at least 1
     "How many processes work on this run."
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
-# %% ../nbs/00c_ranks.ipynb #c677c18b
+# %% ../nbs/00c_ranks.ipynb #d317b4ec
 @contextmanager
 def joined(device="auto"): # 'cuda' or 'auto': each rank of a machine takes a GPU of its own, where there are any
     "Within the block the copies that `torchrun` started are one run. Without `torchrun`: nothing happens. Raises `SettingsError`, `RunError`."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or n_ranks() > 1: yield; return
     require(dist.is_available(), "this PyTorch was built without torch.distributed: start the program without torchrun")
     cuda = str(device).split(":")[0] in ("auto", "cuda") and torch.cuda.is_available()
-    if cuda: torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    require(not cuda or copies <= torch.cuda.device_count(), f"{copies} processes on a machine with {torch.cuda.device_count()} GPUs: each needs one of its own (torchrun --nproc-per-node), or say --device cpu")
+    require(":" not in str(device), f"each process takes a GPU of its own: say --device cuda, not {device}")
+    if cuda: torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     try: dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(days=1))
     except (RuntimeError, ValueError) as e: raise RunError(f"the processes of this job could not find each other ({e}): start them all with the same torchrun command") from e
     try: yield

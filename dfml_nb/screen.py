@@ -268,8 +268,8 @@ def consensus(n: int,          # teachers
         agree = [(t + prior) / (v + 1) if v >= .5 else None for t, v in zip(total, votes)]
     return agree, votes
 
-# %% ../nbs/06b_screen.ipynb #0c5ca4ff
-SAYS = dict(unsure="is as unsure of its own images as a network that learned nothing", gap="its batch-norm memory does not belong to its weights", odd="its batch-norm memory fits worse than its peers'",
+# %% ../nbs/06b_screen.ipynb #00baa4b0
+SAYS = dict(unsure="is nearly as unsure of its own images as a network that learned nothing", gap="its batch-norm memory does not belong to its weights", odd="its batch-norm memory fits worse than its peers'",
             spread="gives nearly the same answer to everything", agree="contradicts trusted teachers of the same classes")
 
 def verdict(row: dict, # unsure, gap, odd, spread, agree and more

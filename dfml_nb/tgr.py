@@ -7,7 +7,7 @@ __all__ = ['GROUPINGS', 'BUDGETS_TGR', 'random_probe', 'probed', 'fisher_embeddi
            'even_groups', 'dissolve', 'group_unlike', 'igr_gradient', 'task_loss', 'igr_step', 'TGRSettings',
            'recover_alone', 'Grouping', 'TGR']
 
-# %% ../nbs/11c_tgr.ipynb #86e99764
+# %% ../nbs/11c_tgr.ipynb #a6e68ed1
 import warnings
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ from .inversion import Task, Weights, balanced_labels, check_terms, draw_recover
 from .metalearn import ReplaySettings, distill_loss, lessons
 from .nets import Classifier, Generator, batch_mode, build_classifier, call, freeze
 from .pool import Pool
-from .ranks import share
+from .ranks import share, told
 
 # %% ../nbs/11c_tgr.ipynb #2e47105e
 def random_probe(channels: int = 3, size: int = 32, # of the images; enlarged to 16 pixels if they are smaller
@@ -204,7 +204,7 @@ class Grouping:
     def load_state_dict(self, state): # from `state_dict`
         self.sim, self.embedded, self.groups = state["sim"], state["embedded"], state["groups"]
 
-# %% ../nbs/11c_tgr.ipynb #9c71e36d
+# %% ../nbs/11c_tgr.ipynb #9530b904
 class TGR(MetaTrainer):
     "One training run of Task Groupings Regularization (Wei et al., ICML 2024) on a pool."
     parts = *MetaTrainer.parts, "grouping"
@@ -232,7 +232,7 @@ class TGR(MetaTrainer):
         "Embed the pool, or a random part of it, and divide it into groups."
         s, g, order = self.s, self.grouping, torch.randperm(len(self.pool), generator=rng(self.seed, "embedded")).tolist()
         g.embedded = sorted(order[:s.embed])
-        g.sim = task_similarity([self.embed(j) for j in g.embedded])
+        g.sim = told(task_similarity([self.embed(j) for j in g.embedded]))       # all ranks must come to the same groups
         found = group_unlike(g.sim, s.groups, s.grouping, s.teachers, stable_seed(self.seed, "groups"))
         groups = [[j for j, f in zip(g.embedded, found) if f == k] for k in range(max(found) + 1)]
         for k, j in enumerate(order[s.embed:]): groups[k % len(groups)].append(j)

@@ -17,7 +17,7 @@ from .files import state_problem
 from .nets import Classifier, build_classifier
 from .ranks import n_ranks, rank, told
 
-# %% ../nbs/10b_training.ipynb #92f880e4
+# %% ../nbs/10b_training.ipynb #4c5093c5
 def save_model(model: Classifier, # its architecture is recorded if it has `arch`
                path,              # a .safetensors file
                **about):          # more facts to keep, as JSON
@@ -30,9 +30,13 @@ def save_model(model: Classifier, # its architecture is recorded if it has `arch
     atomic_write(path, lambda p: p.write_bytes(data))
 
 def _blank(info, factories): # what `save_model` says, built without memory or numbers
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.device("cpu" if factories else "meta"):
         warnings.simplefilter("ignore")     # of PyTorch, about layers of no width
-        return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], (.5,) * info["channels"], (.5,) * info["channels"], factories=factories, **info["arch_args"])
+        try: return _build(info, factories)
+        except NotImplementedError: pass    # an architecture that computes while it is built
+    return _build(info, factories)
+
+def _build(info, factories): return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], tuple(info["mean"]), tuple(info["std"]), factories=factories, **info["arch_args"])
 
 def read_model(path,            # a file of `save_model`
                factories=None   # the caller's own architectures, see `build_net`
@@ -42,17 +46,16 @@ def read_model(path,            # a file of `save_model`
         with safe_open(path, "pt") as f:
             info = json.loads((f.metadata() or {})["dfml_nb"])
             state = {k: f.get_tensor(k) for k in f.keys()}
-        with torch.device("cpu" if factories else "meta"): problem = state_problem(state, _blank(info, factories).state_dict())   # before anything is built for real
-        problem = problem or ("mean and std are not one number a channel" if {len(info["mean"]), len(info["std"])} != {info["channels"]} else "")
-        require(not problem, f"{path} holds no model saved by this library ({problem})", RunError)
-        model = build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"], tuple(info["mean"]), tuple(info["std"]), factories=factories, **info["arch_args"])
+        if {len(info["mean"]), len(info["std"])} != {info["channels"]}: raise ValueError("mean and std are not one number a channel")
+        if problem := state_problem(state, _blank(info, factories).state_dict()): raise ValueError(problem)      # before anything is built for real
+        model = _build(info, factories)
         model.load_state_dict(state)
     except DFMLError: raise
     except (OSError, SafetensorError, LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as e:
         raise RunError(f"{path} holds no model saved by this library ({e})") from e
     return model, info
 
-# %% ../nbs/10b_training.ipynb #b9ac08cd
+# %% ../nbs/10b_training.ipynb #a8eb10d7
 class Callback:
     "Something that happens around the steps of a run; called in order."
     def start(self, trainer, first): pass      # first: number of the first step that will be done
@@ -116,7 +119,8 @@ def resume(trainer,           # fresh, of the same settings
 class Agree(Callback):
     "After each step all ranks take over rank 0's weights: on graphics processors sums may differ in the last digit."
     def after(self, trainer, i, row):
-        if n_ranks() > 1 and trainer.device.type != "cpu": trainer.model.load_state_dict(told(trainer.model.state_dict(), trainer.device))
+        device = trainer.model.mean.device
+        if n_ranks() > 1 and device.type != "cpu": trainer.model.load_state_dict(told(trainer.model.state_dict(), device))
 
 def run_steps(trainer,       # has `steps`, `step`, and what its callbacks need
               callbacks=(),  # of `Callback`, called in this order
