@@ -8,14 +8,13 @@ __all__ = ['SPOILERS', 'WRONG_LABELS', 'SAYS', 'untrained_like', 'spoil', 'wrong
            'answer_entropy', 'spread', 'separation', 'heard', 'partners_of', 'examine', 'consensus', 'verdict',
            'odd_ones', 'first_look', 'screen', 'trust_weights', 'screen_table']
 
-# %% ../nbs/06b_screen.ipynb #cfbdf771
+# %% ../nbs/06b_screen.ipynb #3e262168
 import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from statistics import median
 
 import torch
-from torch import nn
 
 from .core import PoolError, fork_seed, pick_device, progress, require, rng
 from .inversion import Task, Weights, draw_recovery, judge, recover_steps, up_to_4
@@ -226,7 +225,7 @@ def heard(task: Task, other: Classifier, # a teacher that had no part in the rec
     found = [separation(z[:, b], task.y.to(z.device) == a) for a, b in common]
     return [v for v in found if v is not None]
 
-# %% ../nbs/06b_screen.ipynb #0afdfaa5
+# %% ../nbs/06b_screen.ipynb #ea84b9df
 def partners_of(all_keys: list,  # for each teacher, the global keys of its labels
                 most: int,       # partners of one teacher
                 seed=0) -> list: # sorted pairs (i, j), i < j, that have a class in common
@@ -247,7 +246,8 @@ def examine(pool: Pool, tasks: list, # one a teacher
     said, by = {}, {}
     for i, j in pairs: by.setdefault(i, []).append(j); by.setdefault(j, []).append(i)
     for j, others in by.items():                                           # one teacher at a time is in memory
-        for i in others: said.setdefault((min(i, j), max(i, j)), []).extend(heard(tasks[i], pool[j].to(device), pool.class_keys(j)))
+        teacher, keys = pool[j].to(device), pool.class_keys(j)
+        for i in others: said.setdefault((min(i, j), max(i, j)), []).extend(heard(tasks[i], teacher, keys))
     return {k: (sum(v) / len(v), len(v)) for k, v in said.items() if v}
 
 # %% ../nbs/06b_screen.ipynb #b2ee58d0
@@ -268,8 +268,9 @@ def consensus(n: int,          # teachers
         agree = [(t + prior) / (v + 1) if v >= .5 else None for t, v in zip(total, votes)]
     return agree, votes
 
-# %% ../nbs/06b_screen.ipynb #00baa4b0
-SAYS = dict(unsure="is nearly as unsure of its own images as a network that learned nothing", gap="its batch-norm memory does not belong to its weights", odd="its batch-norm memory fits worse than its peers'",
+# %% ../nbs/06b_screen.ipynb #639f12fe
+SAYS = dict(unsure="is nearly as unsure of its own images as a network that learned nothing",
+            gap="its batch-norm memory does not belong to its weights", odd="its batch-norm memory fits worse than its peers'",
             spread="gives nearly the same answer to everything", agree="contradicts trusted teachers of the same classes")
 
 def verdict(row: dict, # unsure, gap, odd, spread, agree and more
@@ -328,7 +329,6 @@ def trust_weights(rows: list,       # of `screen`
 
 def screen_table(rows: list) -> str: # rows: of `screen`
     "The rows as text, for printing."
-    show = lambda v: " ?  " if v is None else f"{v:4.2f}"[:4]
-    wide = max(len(r["name"]) for r in rows)
-    head = f"{'teacher':{wide}}  trust " + " ".join(f"{k:>6}" for k in SAYS) + "  why"
-    return "\n".join([head, *(f"{r['name']:{wide}}  {r['trust']:5.2f} " + " ".join(f"{show(r[k]):>6}" for k in SAYS) + f"  {r['why']}" for r in rows)])
+    show, wide = (lambda v: "?" if v is None else f"{v:.2f}"), max(7, *(len(r["name"]) for r in rows))
+    line = lambda name, cells, why: f"{name:{wide}} " + " ".join(f"{c:>6}" for c in cells) + f"  {why}"
+    return "\n".join([line("teacher", ["trust", *SAYS], "why"), *(line(r["name"], map(show, (r["trust"], *map(r.get, SAYS))), r["why"]) for r in rows)])
