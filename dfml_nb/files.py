@@ -7,9 +7,8 @@ __all__ = ['FRESH', 'RESAVE', 'DTYPES', 'NAMES', 'STEPS', 'MAGIC', 'OLD_VERSION'
            'FLOATS', 'WHOLES', 'brief', 'read_safetensors', 'Refused', 'PickleMachine', 'read_pickle', 'window',
            'read_pt', 'find_state', 'fit_names', 'read_weights', 'state_problem']
 
-# %% ../nbs/02b_files.ipynb #8b32d9fa
+# %% ../nbs/02b_files.ipynb #8647a649
 import io, pickletools, zipfile
-from functools import partial
 from pathlib import Path
 
 import torch

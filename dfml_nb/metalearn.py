@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'inner_loop', 'ReplaySettings',
-           'outer_loss', 'episode_gradient', 'stacked_gradient', 'running_names', 'maml_step', 'replay']
+           'outer_loss', 'episode_gradient', 'stacked_gradient', 'maml_step', 'replay']
 
-# %% ../nbs/07_metalearn.ipynb #81e517b7
+# %% ../nbs/07_metalearn.ipynb #50951a12
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from .core import require, rng
 from .inversion import jitter, kl_rows
 from .memory import Memory, memory_episode
-from .nets import Classifier, batch_mode, batch_norms, call, copies, stacked_forward, stacked_normalize, weights
+from .nets import Classifier, batch_mode, call, copies, moving_buffers, stacked_forward, stacked_loss, stacked_normalize, weights
 from .ranks import n_ranks, share
 
 # %% ../nbs/07_metalearn.ipynb #8d8dece3
@@ -121,7 +121,7 @@ class ReplaySettings:
     max_batches: int = 1000    # outer steps at most; 0: no replay
     second_order: bool = True  # differentiate through the inner loop
 
-# %% ../nbs/07_metalearn.ipynb #c6553ee7
+# %% ../nbs/07_metalearn.ipynb #083e6182
 def outer_loss(model: Classifier, # in `batch_mode`
                episode,           # support_x, support_y, query_x, query_y
                s: ReplaySettings):# → (query loss with its graph, query accuracy 0..1, adapted weights)
@@ -145,18 +145,15 @@ def stacked_gradient(model: Classifier, # in `batch_mode`
     stack = lambda k: torch.stack([getattr(e, k) for e in episodes])
     x, q, n = stacked_normalize(model, stack("support_x")), stacked_normalize(model, stack("query_x")), len(episodes)
     theta, buffers = dict(model.net.named_parameters()), copies(model.net.named_buffers(), n)
-    loss_of = lambda w, x, y: (z := stacked_forward(model.net, w, buffers, x)[1][..., :s.way], F.cross_entropy(z.flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1])
+    see = lambda w, x: stacked_forward(model.net, w, buffers, x)[1][..., :s.way]
     w, y, answer = {k: p.expand(n, *p.shape) for k, p in theta.items()}, stack("support_y"), stack("query_y")
     for _ in range(s.steps):
-        grads = torch.autograd.grad(loss_of(w, x, y)[1], list(w.values()), create_graph=s.second_order)
+        grads = torch.autograd.grad(stacked_loss(see(w, x), y), list(w.values()), create_graph=s.second_order)
         w = {k: p - s.lr * g for (k, p), g in zip(w.items(), grads)}
-    logits, loss = loss_of(w, q, answer)
+    logits = see(w, q); loss = stacked_loss(logits, answer)
     grads = torch.autograd.grad(loss, list((theta if s.second_order else w).values()))
     return dict(grads=grads if s.second_order else [g.sum(0) for g in grads], loss=loss.item() / n, acc=(logits.argmax(-1) == answer).float().mean().item(),
-                adapted={f"net.{k}": v[-1].detach() for k, v in w.items()}, running=[buffers[k.removeprefix("net.")][-1] for k in running_names(model)])
-
-def running_names(model: Classifier) -> list: # of the batch-norm buffers that follow the batch
-    return [f"{name}.{k}" for name, m in batch_norms(model).items() for k, _ in m.named_buffers()]
+                adapted={f"net.{k}": v[-1].detach() for k, v in w.items()}, running={k: buffers[k.removeprefix("net.")][-1] for k in moving_buffers(model)})
 
 def maml_step(model: Classifier,  # the meta-model; moved
               opt,                # its optimiser
@@ -165,15 +162,15 @@ def maml_step(model: Classifier,  # the meta-model; moved
               together: bool = None): # all episodes at once; None: on CUDA; → dict(acc: mean query accuracy 0..1, loss: mean query loss, adapted: the last episode's weights)
     "One outer step on the summed query loss of some episodes."
     own, last, n = dict(batch_mode(model).named_buffers()), len(episodes) - 1, n_ranks()
-    running, stacked = [own[k] for k in running_names(model)], model.mean.device.type == "cuda" if together is None else together
-    start, lumps = [b.clone() for b in running], [lump for k in range(n) if (lump := [*range(len(episodes))][k::n])] if stacked else [[i] for i in range(len(episodes))]
+    running, stacked = {k: own[k] for k in moving_buffers(model)}, model.mean.device.type == "cuda" if together is None else together
+    start, lumps = {k: b.clone() for k, b in running.items()}, [lump for k in range(n) if (lump := [*range(len(episodes))][k::n])] if stacked else [[i] for i in range(len(episodes))]
     def job(lump):                # each episode meets the running statistics of the step's start, whoever does it; the last one's are kept
-        for b, v in zip(running, start): b.copy_(v)
+        for k, b in running.items(): b.copy_(start[k])
         out = gradients([episodes[i] for i in lump])
         return out if last in lump else dict(out, adapted=None, running=None)
     def gradients(part):          # all at once, or in halves where memory does not suffice
         half = len(part) // 2
-        if not half: return dict(episode_gradient(model, part[0], s), running=[b.clone() for b in running])
+        if not half: return dict(episode_gradient(model, part[0], s), running={k: b.clone() for k, b in running.items()})
         try: return stacked_gradient(model, part, s)
         except torch.cuda.OutOfMemoryError: pass
         torch.cuda.empty_cache()
@@ -182,7 +179,7 @@ def maml_step(model: Classifier,  # the meta-model; moved
     done, total = share(job, lumps, model.mean.device), None
     for out in done: total = list(out["grads"]) if total is None else torch._foreach_add(total, out["grads"])
     final = next(out for out in done if out["adapted"])
-    for b, v in zip(running, final["running"]): b.copy_(v)
+    for k, b in running.items(): b.copy_(final["running"][k])
     for p, g in zip(model.parameters(), total): p.grad = g
     opt.step()
     mean = lambda k: sum(out[k] * len(lump) for out, lump in zip(done, lumps)) / len(episodes)

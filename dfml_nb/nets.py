@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NORMS', 'ResNet10', 'ResNet18', 'ResNet50', 'ARCHS', 'group_norm', 'conv_block', 'new_head', 'Conv4', 'n_params',
            'SmallResNet', 'SmallViT', 'last_linear', 'HeadedNet', 'torchvision_net', 'build_net', 'channels_last',
-           'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'batch_mode', 'weights', 'call', 'as_constants',
-           'Ensemble', 'member_spec', 'build_member', 'ensemble', 'UpConv', 'Generator', 'stack_nets', 'stacked_call',
-           'StackSettings', 'copies', 'stacked_forward', 'stacked_normalize', 'stackable', 'activation_bytes',
-           'how_many']
+           'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'moving_buffers', 'batch_mode', 'weights', 'call',
+           'as_constants', 'Ensemble', 'member_spec', 'build_member', 'ensemble', 'UpConv', 'Generator', 'stack_nets',
+           'stacked_call', 'StackSettings', 'copies', 'stacked_forward', 'stacked_loss', 'stacked_normalize',
+           'stackable', 'activation_bytes', 'how_many']
 
 # %% ../nbs/02_nets.ipynb #52ec176d
 import math
@@ -214,11 +214,15 @@ def freeze(model: nn.Module) -> nn.Module:
     "Switch to evaluation mode and stop gradients to the weights (not to the input); returns `model`."
     return model.eval().requires_grad_(False)
 
-# %% ../nbs/02_nets.ipynb #36c1e2a0
+# %% ../nbs/02_nets.ipynb #1d61cd04
 def batch_norms(model: nn.Module) -> dict: # name → layer
     "The batch-norm layers that may follow the batch: all but those below a module with `own_statistics`."
     own = {m for top in model.modules() if getattr(top, "own_statistics", False) for m in top.modules()}
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in own}
+
+def moving_buffers(model: nn.Module) -> set: # of names
+    "Buffers that a forward pass may move: those of batch-norm layers, except of frozen members (`own_statistics`)."
+    return {f"{name}.{k}" for name, m in batch_norms(model).items() for k, _ in m.named_buffers()}
 
 def batch_mode(model: nn.Module, on=True) -> nn.Module: # on: statistics of the batch; off: the running ones
     "Evaluation mode, with batch norm by the statistics of the batch, except below a module with `own_statistics`; returns `model`."
@@ -344,7 +348,7 @@ def stacked_call(stack,              # from `stack_nets`
     params, buffers, base = stack
     return vmap(lambda p, b, x: functional_call(base, (p, b), (x,)), in_dims=(0, 0, 0 if each else None))(params, buffers, x)
 
-# %% ../nbs/02_nets.ipynb #b5f0ee8d
+# %% ../nbs/02_nets.ipynb #6fb16ee2
 @dataclass(frozen=True)
 class StackSettings:
     "How a stack is computed."
@@ -381,6 +385,10 @@ def stacked_forward(net: nn.Module,  # has `.features` and `.head`; in the mode 
         with torch.autocast(x.device.type, torch.bfloat16, enabled=s.bf16):
             return tuple(v if v.dtype == torch.float64 else v.float() for v in (_compiled(net) if s.compile else partial(_forward, _Ends(net)))(w, buffers, x))
     finally: torch.backends.mha.set_fastpath_enabled(fast)
+
+def stacked_loss(logits, y) -> torch.Tensor: # (N, B, classes), (N, B) → scalar
+    "Mean cross-entropy of each copy's batch, summed over copies."
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1]
 
 def stacked_normalize(model: Classifier, x): # (N, B, C, H, W) in [0, 1] → the same, as the net wants it
     "Preprocess the images of all copies at once, see `Classifier.normalize`."

@@ -7,7 +7,7 @@ __all__ = ['OPTIMISERS', 'TRAIN_RECIPES', 'draw_classes', 'teacher_data', 'Train
            'accuracy', 'train_teacher', 'clip_each', 'stack_plan', 'TeacherStack', 'train_stack', 'plan_teacher',
            'pretrain_pool']
 
-# %% ../nbs/03b_pretrain.ipynb #1d509404
+# %% ../nbs/03b_pretrain.ipynb #f450d669
 import json, math, time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,7 +19,7 @@ from torch import nn
 
 from .core import DataError, PoolError, claimed, pick_device, progress, require, rng
 from .data import DataSet, Split, draw
-from .nets import Classifier, StackSettings, activation_bytes, build_classifier, freeze, how_many, stackable, stacked_forward
+from .nets import Classifier, StackSettings, activation_bytes, build_classifier, freeze, how_many, stackable, stacked_forward, stacked_loss
 from .pool import ModelSpec, Pool, add_model, open_folder, read_index, write_index
 from .ranks import n_ranks, rank, share, told
 
@@ -154,7 +154,7 @@ def stack_plan(counts: list,   # images of each teacher
             steps.append((None if len(who) == len(counts) else i, order[i, b:b + size], mirrored[i, b:b + size]))
     return steps
 
-# %% ../nbs/03b_pretrain.ipynb #3d7b08bb
+# %% ../nbs/03b_pretrain.ipynb #8b215d56
 class TeacherStack:
     "T nets of one architecture in training: weights, buffers and optimiser, and the best epoch of each."
     def __init__(self, models: list,          # of `Classifier`, untrained; not changed
@@ -175,7 +175,7 @@ class TeacherStack:
         part = lambda d: d if who is None else {k: v[who] for k, v in d.items()}
         w, buffers = {k: v.detach().requires_grad_() for k, v in part(self.w).items()}, part(self.buffers)
         logits = stacked_forward(self.net.train(), w, buffers, x, self.s)[1]
-        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum") / y.shape[1]
+        loss = stacked_loss(logits, y)
         grads = torch.autograd.grad(loss, list(w.values()), allow_unused=True)
         clip_each(grads, self.r.clip)
         self.opt.zero_grad(set_to_none=True)
