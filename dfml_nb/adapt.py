@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ADAPTERS', 'batchnorm_momentum', 'unchanged', 'batch_statistics', 'FewShotClassifier', 'check_support', 'check_way',
            'fine_tune', 'contrastive_loss', 'ICFILSettings', 'pseudo_support', 'calibrate', 'icfil', 'nearest_centroid',
-           'get_adapter']
+           'ridge', 'get_adapter']
 
 # %% ../nbs/09_adapt.ipynb #39624a59
 import contextlib
@@ -198,9 +198,26 @@ def nearest_centroid(model: Classifier,  # the embedding; not changed
     centers = torch.stack([f[y == k].mean(0) for k in range(way)])
     return FewShotClassifier(model, w, buffers, way, partial(_cosine, F.normalize(centers, dim=1)))
 
-# %% ../nbs/09_adapt.ipynb #6e60e140
+# %% ../nbs/09_adapt.ipynb #078c90a0
+def _linear(a, f): return F.normalize(f, dim=1) @ a
+
+def ridge(model: Classifier,    # the embedding; not changed
+          x, y,                 # support images (N, C, H, W) in [0, 1], labels (N,) in 0..way-1
+          way: int,             # number of classes
+          lam: float = 1.       # penalty on the weights, above 0; features have length one
+         ) -> FewShotClassifier:
+    "Linear regression from normalised features to classes (R2D2's base learner, Bertinetto et al. 2019), with the model's own batch-norm statistics. Raises `EpisodeError`."
+    check_support(x, y, way)
+    require(lam > 0, f"the penalty lam must be above 0, not {lam}")
+    w, buffers = weights(model), {k: v.clone() for k, v in model.named_buffers()}
+    with torch.no_grad(): f = F.normalize(_run(model, w, buffers, x, "features", False), dim=1)
+    target = way * F.one_hot(y, way).to(f) - 1
+    a = f.T @ torch.linalg.solve(f @ f.T + lam * torch.eye(len(f)).to(f), target)
+    return FewShotClassifier(model, w, buffers, way, partial(_linear, a))
+
+# %% ../nbs/09_adapt.ipynb #81d2454c
 ADAPTERS = dict(fine_tune=fine_tune, icfil=icfil, centroid=nearest_centroid,
-                centroid_own=partial(nearest_centroid, statistics="own"))
+                centroid_own=partial(nearest_centroid, statistics="own"), ridge=ridge)
 
 def get_adapter(name: str): # → function (model, x, y, way) → `FewShotClassifier`
     "Look up an adaptation by name. Raises `SettingsError`."

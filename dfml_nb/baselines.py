@@ -6,10 +6,10 @@
 __all__ = ['fits_average', 'CHAINS', 'BUDGETS_RANDOM', 'BUDGETS_TEACHER', 'BUDGETS_AVERAGE', 'BUDGETS_OTA',
            'BUDGETS_POOL_CENTROID', 'BUDGETS_MAML_ORACLE', 'RandomSettings', 'Untrained', 'TeacherSettings', 'place_in',
            'OneTeacher', 'same_architecture', 'AverageSettings', 'like_teachers', 'Average', 'permute_layer', 'match',
-           'align', 'OTASettings', 'fits_ota', 'OTA', 'PoolCentroidSettings', 'PoolCentroid', 'MamlOracleSettings',
-           'MamlOracle']
+           'align', 'OTASettings', 'fits_ota', 'OTA', 'PoolCentroidSettings', 'evened', 'PoolCentroid',
+           'MamlOracleSettings', 'MamlOracle']
 
-# %% ../nbs/11_baselines.ipynb #77ebd680
+# %% ../nbs/11_baselines.ipynb #67139510
 import math
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -21,8 +21,9 @@ from .core import Clock, PoolError, RunError, require, rng
 from .data import load_data, sample_episode
 from .free import MetaTrainer
 from .metalearn import ReplaySettings, maml_step
-from .nets import Classifier, ensemble
+from .nets import Classifier, build_classifier, ensemble, freeze
 from .pool import Pool
+from .pool_distill import drawn_images, whitening
 from .purer import average_weights
 
 # %% ../nbs/11_baselines.ipynb #8d533efa
@@ -142,19 +143,33 @@ class OTA:
         ref, chain = pool[s.reference].net.state_dict(), CHAINS[pool.specs[0].arch]
         with self.clock("learn"): self.model = like_teachers(pool, average_weights(align(m.net.state_dict(), ref, chain) for m in pool), device)
 
-# %% ../nbs/11_baselines.ipynb #7568ebc0
+# %% ../nbs/11_baselines.ipynb #edfe4027
 @dataclass
 class PoolCentroidSettings:
     "Settings of `pool_centroid`."
     teachers: int = 0           # how many are asked, in an order drawn by the seed; 0: all
+    soft: float = 0.            # above 0: their probabilities at this temperature, instead of log-probabilities
+    whiten: float = 0.          # above 0: even out the answers by this power of their variance over drawn images, see `whitening`
+    drawn: int = 2000           # how many drawn images that is measured on
+
+def evened(pool: Classifier, power: float, images, seed=0): # of `ensemble`; see `whitening`; (N, C, H, W) in [0, 1], of the head; → `Classifier`
+    "An ensemble whose answers are stretched along the principal directions that they have on some images."
+    with torch.no_grad(): f = torch.cat([pool.features(x) for x in images.split(250)])
+    model = build_classifier("embedding", pool.n_classes, pool.channels, None, seed=(seed, "evened"), of="pool", dim=f.shape[1], **pool.arch_args).to(f.device)
+    state = {k: v for k, v in pool.net.state_dict().items() if not k.startswith("head.")}
+    model.net.body.load_state_dict({**state, "head.weight": whitening(f, power).T, "head.bias": torch.zeros(f.shape[1])})
+    return freeze(model)
 
 class PoolCentroid:
-    "The frozen pool side by side as one embedding; to be adapted by nearest centroids."
+    "The frozen pool side by side as one embedding; to be adapted by nearest centroids, or ridge regression."
     steps = 0
     def __init__(self, pool, s, seed, device):
         require(0 <= s.teachers <= len(pool), f"{s.teachers} teachers cannot be asked in a pool of {len(pool)}: teachers must be between 0 (all) and {len(pool)}", PoolError)
+        require(s.soft >= 0 and s.whiten >= 0 and s.drawn >= 2, "soft and whiten must be 0 or more, drawn at least 2")
         order = torch.randperm(len(pool), generator=rng(seed, "which teachers")).tolist()[:s.teachers or None]
-        self.clock, self.model = Clock(), ensemble([pool[j] for j in order], pool.way, seed).to(device)
+        self.clock, self.model = Clock(), ensemble([pool[j] for j in order], pool.way, seed, s.soft).to(device)
+        if s.whiten:
+            with self.clock("learn"): self.model = evened(self.model, s.whiten, drawn_images(s.drawn, pool.size, rng(seed, "drawn"), pool.channels).to(device), seed)
 
 # %% ../nbs/11_baselines.ipynb #12013a3f
 @dataclass
@@ -192,12 +207,12 @@ class MamlOracle(MetaTrainer):
         require(math.isfinite(sum(p.detach().norm().item() for p in self.model.parameters())), f"step {i}: the weights became NaN or infinite: lower the learning rate", RunError)
         return dict(step=i, accuracy=acc)
 
-# %% ../nbs/11_baselines.ipynb #42093434
+# %% ../nbs/11_baselines.ipynb #9bb2b4e2
 BUDGETS_RANDOM = dict(paper={}, cpu={}, demo={}, smoke={})
 BUDGETS_TEACHER = BUDGETS_RANDOM
 BUDGETS_AVERAGE = BUDGETS_RANDOM
 BUDGETS_OTA = BUDGETS_RANDOM
-BUDGETS_POOL_CENTROID = dict(paper={}, cpu={}, demo={}, smoke={"teachers": 2})
+BUDGETS_POOL_CENTROID = BUDGETS_RANDOM
 BUDGETS_MAML_ORACLE = dict(
     paper={},
     cpu={"outer_steps": 600},

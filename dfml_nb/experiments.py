@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', 'CPU_SCENARIO', 'ABLATIONS', 'SHORT_FREE',
-           'EXPERIMENTS', 'HEADED', 'Scenario', 'make_pool', 'Experiment', 'find_experiments', 'result_file',
-           'asked_for', 'changed', 'run_folder', 'recorded', 'reproduce', 'trained', 'data_folder', 'mean_over_data']
+           'SHORT_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'HEADED', 'Scenario', 'make_pool', 'Experiment',
+           'find_experiments', 'result_file', 'asked_for', 'changed', 'run_folder', 'recorded', 'reproduce', 'trained',
+           'data_folder', 'mean_over_data']
 
 # %% ../nbs/12b_experiments.ipynb #f9898e14
 import contextlib, json, os, time
@@ -18,7 +19,7 @@ from .pool import Pool, merge_pools
 from .pretrain import pretrain_pool
 from .recipes import DataFreeMetaLearner, get_recipe, result, test_learner
 
-# %% ../nbs/12b_experiments.ipynb #9df088eb
+# %% ../nbs/12b_experiments.ipynb #34eee376
 @dataclass(frozen=True)
 class Scenario:
     "A pool at each budget, and the data sets to test on."
@@ -35,6 +36,8 @@ _small_resnets = dict(opt="adam", lr=1e-3, weight_decay=0.)
 SCENARIOS = dict(
     cifar_fs=Scenario("CIFAR-FS, Conv4", ("cifar_fs",),
         dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 20)], smoke=[_glyphs(8)])),
+    cifar_fs_100=Scenario("CIFAR-FS, 100 Conv4", ("cifar_fs",),
+        dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 100)], smoke=[_glyphs(8)])),
     mini_imagenet=Scenario("mini-ImageNet, Conv4", ("mini_imagenet",),
         dict(paper=[_paper("mini_imagenet")], cpu=[_short("mini_imagenet", 4, epochs=12)], smoke=[_glyphs(3, seed=1)])),
     cub=Scenario("CUB, Conv4", ("cub",),
@@ -74,7 +77,7 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
         made = [pretrain_pool(d, where/f"part{i}" if len(parts) > 1 else where, device=device, quiet=quiet, **p) for i, (d, p) in enumerate(zip(data, parts))]
         return made[0] if len(made) == 1 else merge_pools(where/"all", made)
 
-# %% ../nbs/12b_experiments.ipynb #a7d1c521
+# %% ../nbs/12b_experiments.ipynb #312bdc20
 @dataclass(frozen=True)
 class Experiment:
     "One row of one table."
@@ -107,7 +110,8 @@ ROWS = dict(   # row of a main table → recipe, adaptation, settings
     average=("average", None, {}), average_icfil=("average", "icfil", {}), ota=("ota", None, {}), dro=("dro", None, {}),
     teacher=("teacher", None, {}), teacher_tuned=("teacher", "fine_tune", {}),
     best_teacher=("teacher", None, {"teacher": -2}), best_teacher_tuned=("teacher", "fine_tune", {"teacher": -2}),
-    pool_centroid=("pool_centroid", None, {}),
+    pool_centroid=("pool_centroid", None, {}), pool_soft=("pool_centroid", "ridge", {"soft": 2.}),
+    pool_distill=("pool_distill", None, {}), pool_distill_centroid=("pool_distill", "centroid_own", {}),
     bidf_mkd=("bidf_mkd", None, {}), bidf_mkd_icfil=("bidf_mkd", "icfil", {}), tgr=("tgr", None, {}), tgr_icfil=("tgr", "icfil", {}),
     purer=("purer", None, {}), purer_tuned=("purer", "fine_tune", {}),
     free=("free", None, {}), free_icfil=("free", "icfil", {}),
@@ -117,15 +121,15 @@ TABLES = dict(cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_
               multi_arch="multi_arch", model_scale="model_scale", mixed_ways="mixed_ways", no_batch_norm="no_batch_norm")   # table → scenario
 
 CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
-    multi_domain=dict(free={"size": 32, "outer_steps": 25, "replay.max_batches": 10}, purer={"size": 32, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle"), {"size": 32})),
-    multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}))
+    multi_domain=dict(free={"size": 32, "outer_steps": 25, "replay.max_batches": 10}, purer={"size": 32, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle", "pool_distill"), {"size": 32})),
+    multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}, pool_distill={"invert_steps": 50, "views": 20_000}))
 
 def _main_rows(table, scenario):
     for row, (recipe, adapt, settings) in ROWS.items():
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
         yield Experiment(table, row, scenario, recipe, adapt, settings, cpu, None, PUBLISHED.get((table, row), ()))
 
-# %% ../nbs/12b_experiments.ipynb #4fa2edda
+# %% ../nbs/12b_experiments.ipynb #cc9e3a10
 ABLATIONS = dict(  # table → row → settings
     ablation_steps={f"k{k}": {"five.steps": k} for k in (1, 2, 5, 10)},
     ablation_teachers={f"teachers{n}": {"teachers": n} for n in (1, 2, 4)},
@@ -141,7 +145,25 @@ def _ablation_rows():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings)
     for n in (5, 10, 20): yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", None, {}, SHORT_FREE, n)
 
-EXPERIMENTS = {e.name: e for rows in (*(_main_rows(t, s) for t, s in TABLES.items()), _ablation_rows()) for e in rows}
+SHORT_DISTILL = {"views": 20_000, "steps": 1_500}
+
+DISTILL_PARTS = dict(all={}, centroid={}, no_whitening={"whiten": 0.}, no_mirror={"mirror": False}, no_mixing={"view.mixup": 0., "view.cutmix": 0.}, few_images={"per_class": 5},
+                     drawn_only={"drawn": 1.}, half_drawn={"drawn": .5}, square_only={"cosine": 0.}, cosine_only={"square": 0.}, relations={"relations": 1.})
+
+def _beyond_rows():
+    row = lambda name, recipe, adapt=None, settings=(), models=None, cpu=(), table="beyond": Experiment(table, name, "cifar_fs_100", recipe, adapt, dict(settings), dict(cpu), models)
+    for n in (24, None):
+        yield row(f"distill_{n or 100}", "pool_distill", models=n)
+        yield row(f"distill_{n or 100}_centroid", "pool_distill", "centroid_own", models=n)
+        yield row(f"oracle_{n or 100}", "distill_oracle", models=n)
+    yield row("distill_resnet10", "pool_distill", settings={"arch": "resnet10"}, cpu={"batch": 64, "steps": 2000, "lr": 2e-3})
+    for n in (1, 4, 16, 24, 50, 100):
+        yield row(f"pool_{n}", "pool_centroid", models=n, table="beyond_pool")
+        yield row(f"soft_{n}", "pool_centroid", "ridge", {"soft": 2.}, n, table="beyond_pool")
+        yield row(f"evened_{n}", "pool_centroid", "ridge", {"whiten": .1}, n, table="beyond_pool")
+    for name, settings in DISTILL_PARTS.items(): yield row(name, "pool_distill", "centroid_own" if name == "centroid" else None, settings, 24, SHORT_DISTILL, "beyond_parts")
+
+EXPERIMENTS = {e.name: e for rows in (*(_main_rows(t, s) for t, s in TABLES.items()), _ablation_rows(), _beyond_rows()) for e in rows}
 
 def find_experiments(name: str) -> list: # 'all', a table, or TABLE/ROW
     "Look up experiments. Raises `SettingsError`."

@@ -182,7 +182,7 @@ def check_images(x,              # (N, C, H, W), recovered from one teacher
     require(spread >= least, f"step {step}: the images recovered from teacher {teacher} are all the same (they differ by {spread:.1e} on average): the generator has collapsed. "
                              "Lower its learning rate (five.lr_meta), or leave this teacher out", RunError)
 
-# %% ../nbs/04_inversion.ipynb #8087c4c1
+# %% ../nbs/04_inversion.ipynb #d257ed59
 def invert_pixels(teacher: Classifier,  # frozen
                   per_class: int = 20,  # images of each class
                   steps: int = 150,     # gradient steps
@@ -191,12 +191,14 @@ def invert_pixels(teacher: Classifier,  # frozen
                   classes=None,         # global keys of the labels
                   seed=0, flip=True, pad: int = 2, # randomness and `jitter`
                   watch=None,           # called with (step, images) before each step
-                  quiet=True) -> Task:
+                  quiet=True, size: int = None # side of the images; None: the teacher's
+                 ) -> Task:
     "Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER)."
     require(steps >= 1, f"inversion needs at least one step, not {steps}")
     w, gen, dev = w or Weights(tv=1e-4), rng(seed, "pixels"), teacher.mean.device
     y = balanced_labels(teacher.n_classes, per_class, dev)
-    x = (teacher.mean.cpu() + teacher.std.cpu() * torch.randn(len(y), teacher.channels, teacher.size, teacher.size, generator=gen))
+    side = size or teacher.size
+    x = (teacher.mean.cpu() + teacher.std.cpu() * torch.randn(len(y), teacher.channels, side, side, generator=gen))
     x = x.clamp(0, 1).to(dev).requires_grad_()
     opt = torch.optim.Adam([x], lr)
     for step in progress(range(steps), "pixel inversion", quiet=quiet):

@@ -6,9 +6,9 @@
 __all__ = ['NORMS', 'ResNet10', 'ResNet18', 'ResNet50', 'ARCHS', 'group_norm', 'conv_block', 'new_head', 'Conv4', 'n_params',
            'SmallResNet', 'SmallViT', 'last_linear', 'HeadedNet', 'torchvision_net', 'build_net', 'channels_last',
            'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'moving_buffers', 'batch_mode', 'weights', 'call',
-           'as_constants', 'Ensemble', 'member_spec', 'build_member', 'ensemble', 'UpConv', 'Generator', 'stack_nets',
-           'stacked_call', 'StackSettings', 'copies', 'stacked_forward', 'stacked_loss', 'stacked_normalize',
-           'stackable', 'activation_bytes', 'how_many']
+           'as_constants', 'Ensemble', 'member_spec', 'build_member', 'ensemble', 'Embedding', 'UpConv', 'Generator',
+           'stack_nets', 'stacked_call', 'StackSettings', 'copies', 'stacked_forward', 'stacked_loss',
+           'stacked_normalize', 'stackable', 'activation_bytes', 'how_many']
 
 # %% ../nbs/02_nets.ipynb #52ec176d
 import math
@@ -239,7 +239,7 @@ def call(model: nn.Module, w: dict, x): # w as from `weights`; x (B, C, H, W) in
     "`model(x)` with the weights `w` in place of its own."
     return functional_call(model, w, (x,))
 
-# %% ../nbs/02_nets.ipynb #7cb60356
+# %% ../nbs/02_nets.ipynb #7fc143c2
 def as_constants(model: nn.Module) -> nn.Module:
     "Turn all weights of `model` into buffers of the same names, in place; in evaluation mode."
     for m in model.modules():
@@ -249,13 +249,15 @@ def as_constants(model: nn.Module) -> nn.Module:
     return model.eval()
 
 class Ensemble(nn.Module):
-    "Frozen classifiers side by side: `features` are all members' centred log-probabilities (B, sum of their classes)."
+    "Frozen classifiers side by side: `features` are all members' centred log-probabilities, or probabilities (B, sum of their classes)."
     own_statistics = True       # for `build_classifier` and `batch_mode`
     wants_factories = True      # for `build_net`
     def __init__(self, n_classes: int, channels: int = 3, size=None, # of the head; of the images; not used
                  members=(),                                    # of `Classifier`, which become constants, or of dicts as from `member_spec`
-                 factories=None):                               # for members of the caller's own architectures
+                 factories=None,                                # for members of the caller's own architectures
+                 soft: float = 0.):                             # above 0: probabilities at that temperature
         super().__init__()
+        self.soft = soft
         require(members, "an ensemble needs members: make one with ensemble(classifiers, n_classes)")
         self.members = nn.ModuleList(as_constants(m if isinstance(m, Classifier) else build_member(m, factories)) for m in members)
         self.head = new_head(sum(m.n_classes for m in self.members), n_classes)
@@ -267,13 +269,13 @@ class Ensemble(nn.Module):
 
     def features(self, x):
         z = [m(x) for m in self.members]
-        return torch.cat([v - v.mean(1, keepdim=True) for v in z], 1)
+        return torch.cat([(v / self.soft).softmax(1) if self.soft else v - v.mean(1, keepdim=True) for v in z], 1)
 
     def forward(self, x): return self.head(self.features(x))
 
 ARCHS["pool"] = Ensemble
 
-# %% ../nbs/02_nets.ipynb #418477e8
+# %% ../nbs/02_nets.ipynb #e4d63630
 def member_spec(model: Classifier) -> dict: # of plain values
     "What is needed to build a classifier again, without its weights. Raises `SettingsError` if its architecture has no name."
     require(model.arch, "this classifier has no architecture name: build it with build_classifier, or take it from a pool")
@@ -288,14 +290,34 @@ def build_member(spec: dict, factories=None) -> Classifier: # spec: of `member_s
 
 def ensemble(classifiers: list,    # copied, not changed; may differ in architecture, size, channels, classes
              n_classes: int,       # outputs of the head, which is random
-             seed=0                # of the head
+             seed=0,               # of the head
+             soft: float = 0.      # see `Ensemble`
             ) -> Classifier:       # takes images of any size; `arch` is 'pool'
     "Several classifiers as one. Raises `SettingsError`."
     specs, channels = [member_spec(c) for c in classifiers], max((c.channels for c in classifiers), default=3)
-    with fork_seed(seed, "ensemble"): net = Ensemble(n_classes, channels, members=deepcopy(list(classifiers)))
+    with fork_seed(seed, "ensemble"): net = Ensemble(n_classes, channels, members=deepcopy(list(classifiers)), soft=soft)
     model = Classifier(net, (0.,) * channels, (1.,) * channels, None, channels)
-    model.arch, model.arch_args = "pool", dict(members=specs)
+    model.arch, model.arch_args = "pool", dict(members=specs, **({"soft": soft} if soft else {}))
     return model
+
+# %% ../nbs/02_nets.ipynb #c8191ef7
+class Embedding(nn.Module):
+    "A network whose `features` are the outputs of another: images (B, `channels`, `size`, `size`) → (B, `dim`)."
+    wants_factories = True      # for `build_net`
+    def __init__(self, n_classes: int, channels: int = 3, size: int = 32, # of the head; of the images
+                 of: str = "conv4",   # the other's architecture, see `build_net`
+                 dim: int = 128,      # its outputs
+                 mirror=False,        # look at each image and at its mirror image, and take the mean
+                 factories=None, **kw): # of `build_net`, for the other
+        super().__init__()
+        self.body, self.mirror = build_net(of, dim, channels, size, factories, **kw), mirror
+        self.own_statistics = getattr(self.body, "own_statistics", False)
+        self.head = new_head(dim, n_classes)
+
+    def features(self, x): return (self.body(x) + self.body(x.flip(-1))) / 2 if self.mirror else self.body(x)
+    def forward(self, x): return self.head(self.features(x))
+
+ARCHS["embedding"] = Embedding
 
 # %% ../nbs/02_nets.ipynb #3682b3c9
 class UpConv(nn.Module):

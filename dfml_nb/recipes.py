@@ -6,7 +6,7 @@
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
            'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #316e0edd
+# %% ../nbs/12_recipes.ipynb #fa605597
 import sys
 from contextlib import nullcontext
 from copy import deepcopy
@@ -23,6 +23,7 @@ from .dro import BUDGETS_DRO, DRO, DROSettings, fits_dro
 from .evaluate import embedded, evaluate, select
 from .free import BUDGETS_FREE, Free, FreeSettings
 from .pool import Pool
+from .pool_distill import BUDGETS_DISTILL_ORACLE, BUDGETS_POOL_DISTILL, DistillOracle, DistillOracleSettings, PoolDistill, PoolDistillSettings
 from .purer import BUDGETS_PURER, Purer, PurerSettings
 from .tgr import BUDGETS_TGR, TGR, TGRSettings
 from .ranks import rank
@@ -53,7 +54,7 @@ POOL_BUDGETS = dict(   # for `dfml pretrain`: models, recipe and epochs
     demo=dict(n_models=10, recipe="short", epochs=8),
     smoke=dict(n_models=4, recipe="short", epochs=2))
 
-# %% ../nbs/12_recipes.ipynb #94218d11
+# %% ../nbs/12_recipes.ipynb #3a5700b6
 @dataclass
 class Recipe:
     "A row of the table of methods."
@@ -68,6 +69,7 @@ class Recipe:
 RECIPES = dict(
     free=Recipe("FREE: meta-generator (FIve) and cross-task meta-learner (BelL)", Free, FreeSettings, BUDGETS_FREE),
     purer=Recipe("PURER: inverted episodes with a curriculum (ECI), calibrated adaptation (ICFIL)", Purer, PurerSettings, BUDGETS_PURER, "icfil"),
+    pool_distill=Recipe("one network that answers like the whole pool; this project's own", PoolDistill, PoolDistillSettings, BUDGETS_POOL_DISTILL, "ridge"),
     tgr=Recipe("TGR: groups of unlike teachers, implicit gradient regularisation", TGR, TGRSettings, BUDGETS_TGR),
     bidf_mkd=Recipe("BiDf-MKD: black-box teachers, bi-level distillation", BiDfMKD, BiDfSettings, BUDGETS_BIDF),
     dro=Recipe("DRO: a hyper-network from task embeddings to weights", DRO, DROSettings, BUDGETS_DRO, fits=fits_dro),
@@ -76,7 +78,8 @@ RECIPES = dict(
     teacher=Recipe("one teacher of the pool, nearest centroid", OneTeacher, TeacherSettings, BUDGETS_TEACHER, "centroid_own"),
     pool_centroid=Recipe("all teachers' answers side by side, nearest centroid", PoolCentroid, PoolCentroidSettings, BUDGETS_POOL_CENTROID, "centroid_own"),
     random=Recipe("random initialisation", Untrained, RandomSettings, BUDGETS_RANDOM),
-    maml_oracle=Recipe("MAML on the real images: an upper reference, NOT data-free", MamlOracle, MamlOracleSettings, BUDGETS_MAML_ORACLE, data_free=False))
+    maml_oracle=Recipe("MAML on the real images: an upper reference, NOT data-free", MamlOracle, MamlOracleSettings, BUDGETS_MAML_ORACLE, data_free=False),
+    distill_oracle=Recipe("pool_distill on the real images, unlabelled: an upper reference, NOT data-free", DistillOracle, DistillOracleSettings, BUDGETS_DISTILL_ORACLE, "ridge", data_free=False))
 
 def get_recipe(name: str) -> Recipe:
     "Look up a recipe. Raises `SettingsError`."
@@ -186,7 +189,7 @@ def pretrain_seconds(pool: Pool): # → seconds, or None if any model does not s
     s = [m.trained.get("seconds") for m in pool.specs]
     return None if None in s else round(sum(s), 1)
 
-# %% ../nbs/12_recipes.ipynb #74ffee2b
+# %% ../nbs/12_recipes.ipynb #ef8f78c0
 def snapshots(run        # a run folder
              ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run."
@@ -206,7 +209,7 @@ def test_learner(learner: DataFreeMetaLearner,
     way, adapt = min(5, learner.model.n_classes) if way is None else way, get_adapter(how)
     seen = {}
     def score(m, split, **kw):
-        if how.startswith("centroid") and getattr(m.net, "own_statistics", False):     # a frozen pool sees each image once
+        if (how.startswith("centroid") or how == "ridge") and getattr(m.net, "own_statistics", False):     # a frozen pool sees each image once
             if split.name not in seen: seen[split.name] = embedded(m, split, learner.device)
             m, split = seen[split.name]
         return evaluate(m, adapt, split, way, seed=seed, device=learner.device, quiet=quiet, **kw)
