@@ -193,8 +193,8 @@ def bench(pool: str = None,     # folder of a pool; default: untrained teachers
     print(bench_table(record))
     return record
 
-# %% ../nbs/13_cli.ipynb #0f5f1835
-DEMO = (("random", "random initialisation, fine-tuned"), ("teacher", "one teacher, nearest centroid"), ("free", "FREE"))
+# %% ../nbs/13_cli.ipynb #8eb42c92
+DEMO = (("random", "random initialisation, fine-tuned"), ("teacher", "one teacher, nearest centroid"), ("free", "FREE"), ("pool_distill", "pool_distill, ridge regression"))
 
 def demo(out: str = "dfml_demo",  # folder for the pool, the runs, pictures and results
          budget: str = "demo",    # a name in `BUDGETS`
@@ -204,7 +204,7 @@ def demo(out: str = "dfml_demo",  # folder for the pool, the runs, pictures and 
     b = POOL_BUDGETS[budget]
     print(f"1. A pool: {b['n_models']} teachers, each trained on 5 of the {len(ds.train.classes)} meta-train classes of {data}.", flush=True)
     with claimed(out/"pool"): pool = pretrain_pool(ds, out/"pool", way=5, seed=seed, device=device, quiet=quiet, **b)
-    print(f"2. The images are gone from here on. FREE learns from the pool alone ({budget_text(budget)}).", flush=True)
+    print(f"2. The images are gone from here on. FREE and pool_distill learn from the pool alone ({budget_text(budget)}).", flush=True)
     learners = {name: DataFreeMetaLearner(name, budget, 1, seed, device).fit(pool, run=out/name, quiet=quiet) for name, _ in DEMO}
     demo_pictures(learners["free"], pool, out)
     print(f"3. Test: {episodes} episodes of five characters that no teacher has seen.", flush=True)
@@ -216,7 +216,7 @@ def demo(out: str = "dfml_demo",  # folder for the pool, the runs, pictures and 
         save_json(out/f"{name}.json", records[label])
     print("\n" + as_table({k: r["test"] for k, r in records.items()}) + "\n")
     print("Accuracy in percent with 95% intervals. Inductive: a prediction uses the support set and its own image only.")
-    if budget == "demo": print("Minutes of training on ten small teachers are too few for FREE to get far; the results pages show what longer runs reach.")
+    if budget == "demo": print("A minute or two of training on ten small teachers is too little for FREE to get far; the results pages show what longer runs reach.")
     print(f"Recovered images: {out/'recovered.png'}. Everything in {out}, {time.perf_counter() - start:.0f} s on {device_name(pick_device(device))}.")
     return records
 
