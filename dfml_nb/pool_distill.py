@@ -164,7 +164,7 @@ BUDGETS_POOL_DISTILL = dict(
     demo={"per_class": 10, "invert_steps": 60, "views": 5_000, "steps": 600},
     smoke={"per_class": 2, "invert_steps": 2, "views": 40, "steps": 4, "batch": 10})
 
-# %% ../nbs/08b_pool_distill.ipynb #8e9aa5d9
+# %% ../nbs/08b_pool_distill.ipynb #ae20272b
 def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how many; largest; share of steps in which it rises
     "Learning rate of a step: up along a line, down along half a cosine."
     up = max(1, round(rise * steps))
@@ -188,11 +188,11 @@ class PoolDistill:
         self.memory, self.views, self.answers, self.wanted = Memory(10**9, 10**9), [], [], None
         parts = lambda n, size: -(-n // size)
         self.phases = 0 if s.drawn == 1 else parts(len(self.places), self.together), parts(s.views, self.ask), parts(s.steps, self.chunk)
-        self.steps = sum(self.phases)
+        self.steps, self.finished, self.spread = sum(self.phases), False, max(2000, 4 * outputs)       # spread: views on which `whitening` is measured
 
     def step(self, i: int) -> dict: # what to log
         "Invert some teachers, or ask the pool about some views, or let the student learn."
-        first, second, _ = self.phases
+        (first, second, _), self.finished = self.phases, i + 1 == self.steps
         if i < first: return self.recover(i)
         return self.question(i, i - first) if i < first + second else self.learn(i, i - first - second)
 
@@ -267,14 +267,15 @@ class PoolDistill:
         "The meta-model as it stands: the student's answers as features, evened out by what it says to some views."
         student, metric = self.student.eval(), torch.eye(self.student.n_classes)
         if self.views:
-            some = torch.cat(self.views)[:max(2000, 4 * student.n_classes)]
+            some = torch.cat(self.views)[:self.spread]
             metric = whitening(torch.cat([student(to_float(v).to(self.device)).cpu() for v in some.split(500)]), self.s.whiten)
         return as_embedding(student, metric, self.pool.way, self.s.mirror, self.seed)
 
     parts = "student", "opt", "memory"
     def state_dict(self):
-        "All that a resumed run needs."
-        return dict({p: getattr(self, p).state_dict() for p in self.parts}, views=self.views, answers=self.answers, seconds=self.clock.seconds)
+        "All that a resumed run needs; once it is finished, only what the meta-model is made of."
+        views, answers = (self.views[:-(-self.spread // self.ask)], []) if self.finished else (self.views, self.answers)
+        return dict({p: getattr(self, p).state_dict() for p in self.parts}, views=views, answers=answers, seconds=self.clock.seconds)
 
     def load_state_dict(self, state): # from `state_dict`
         "Go on where another object stopped."
