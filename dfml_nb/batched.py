@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STACKED', 'see', 'stacked_statistics', 'StackedClassifiers', 'check_supports', 'descend', 'fine_tune_stack',
-           'centroid_stack', 'pseudo_supports', 'calibrate_stack', 'icfil_stack', 'stacked_adapter', 'episode_bytes',
-           'choose_together', 'keep_memory']
+           'centroid_stack', 'ridge_stack', 'pseudo_supports', 'calibrate_stack', 'icfil_stack', 'stacked_adapter',
+           'episode_bytes', 'choose_together', 'keep_memory']
 
-# %% ../nbs/09b_batched.ipynb #fae41972
+# %% ../nbs/09b_batched.ipynb #07880855
 import copy, ctypes
 from functools import partial
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import vmap
 
-from .adapt import ICFILSettings, batchnorm_momentum, check_support, check_way, contrastive_loss, fine_tune, icfil, nearest_centroid, unchanged
+from .adapt import ICFILSettings, batchnorm_momentum, check_support, check_way, contrastive_loss, fine_tune, icfil, nearest_centroid, ridge, unchanged
 from .core import require, rng
 from .inversion import balanced_labels, tv_loss
 from .nets import Classifier, StackSettings, activation_bytes, batch_mode, copies, how_many, stackable, stacked_forward, stacked_loss, stacked_normalize
@@ -98,6 +98,22 @@ def centroid_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stac
     centers = member.transpose(1, 2) @ f / member.sum(1)[..., None]
     return StackedClassifiers(model, w, buffers, way, partial(_cosines, F.normalize(centers, dim=-1)), speed)
 
+# %% ../nbs/09b_batched.ipynb #3d4f6b59
+def _linears(a, f): return F.normalize(f, dim=-1) @ a           # (E, D, way), (E, B, D)
+
+@torch.no_grad()
+def ridge_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stack`
+                lam: float = 1., speed=StackSettings() # as in `ridge`; how the stack is computed
+               ) -> StackedClassifiers:
+    "`ridge` for E episodes at once. Raises `EpisodeError`."
+    check_supports(x, y, way)
+    require(lam > 0, f"the penalty lam must be above 0, not {lam}")
+    w, buffers = (copies(t, len(x)) for t in (model.net.named_parameters(), model.net.named_buffers()))
+    f = F.normalize(see(model, w, buffers, x, False, speed)[0], dim=-1)
+    target = way * F.one_hot(y, way).to(f) - 1
+    a = f.mT @ torch.linalg.solve(f @ f.mT + lam * torch.eye(f.shape[1]).to(f), target)
+    return StackedClassifiers(model, w, buffers, way, partial(_linears, a), speed)
+
 # %% ../nbs/09b_batched.ipynb #8993406d
 def pseudo_supports(model: Classifier, w: dict, n: int, way: int, # as in `pseudo_support`; w of n episodes
                     s: ICFILSettings, side: int, speed: StackSettings): # → (images (n, M, C, H, W) in [0, 1], labels (n, M))
@@ -134,8 +150,8 @@ def icfil_stack(model: Classifier, x, y, way: int, # as in `fine_tune_stack`
     w = calibrate_stack(model, tuned.w, x, y, *pseudo, way, s, speed)
     return StackedClassifiers(model, w, stacked_statistics(model, w, x, speed), way, s=speed)
 
-# %% ../nbs/09b_batched.ipynb #10c494b7
-STACKED = {fine_tune: fine_tune_stack, icfil: icfil_stack, nearest_centroid: centroid_stack}
+# %% ../nbs/09b_batched.ipynb #4b5bdbd7
+STACKED = {fine_tune: fine_tune_stack, icfil: icfil_stack, nearest_centroid: centroid_stack, ridge: ridge_stack}
 
 def stacked_adapter(adapt,     # a function as in `ADAPTERS`, also as a `functools.partial` with keywords
                     speed=StackSettings()): # how the stack is computed
