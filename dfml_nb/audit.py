@@ -10,7 +10,7 @@ __all__ = ['RECOVERERS', 'OWN', 'AuditSettings', 'pixel_distance', 'standardise'
            'audit_teacher', 'read_folder', 'audit_table', 'verdict', 'stranger', 'check_known', 'pool_images',
            'pool_groups', 'control_groups', 'audit_pool']
 
-# %% ../nbs/10d_audit.ipynb #a613c889
+# %% ../nbs/10d_audit.ipynb #ad4f8787
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .core import DataError, progress, require, rng
 from .data import DataSet, decode_all, list_images
 from .inversion import Task, invert_generator, invert_pixels, judge
 from .metagen import FIve
-from .nets import Classifier, build_classifier
+from .nets import Classifier, build_classifier, resized
 from .pool import Pool
 from .pretrain import teacher_data
 
@@ -196,12 +196,12 @@ def copy_test(groups: list,  # of `Group`
     found, null = (sum(v) for v in zip(*hits))
     return reached(found, null)
 
-# %% ../nbs/10d_audit.ipynb #6081416e
+# %% ../nbs/10d_audit.ipynb #f040ce58
 def fit_images(x, like # (K, C, H, W) and (N, C', H', W')
               ) -> torch.Tensor: # (K, C', H', W')
     "Recovered images in the size and the colours of the real ones."
     if x.shape[1] != like.shape[1]: x = x.mean(1, keepdim=True).expand(-1, like.shape[1], -1, -1)
-    return x if x.shape[-2:] == like.shape[-2:] else F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+    return resized(x, like.shape[-2:])
 
 def compare(recovered,          # `Task`, or (images, labels)
             members, reference, # (images, labels) with the same labels

@@ -7,7 +7,7 @@ __all__ = ['STACKED', 'see', 'stacked_statistics', 'StackedClassifiers', 'check_
            'centroid_stack', 'ridge_stack', 'pseudo_supports', 'calibrate_stack', 'icfil_stack', 'stacked_adapter',
            'episode_bytes', 'choose_together', 'keep_memory']
 
-# %% ../nbs/09b_batched.ipynb #07880855
+# %% ../nbs/09b_batched.ipynb #bf3eeb45
 import copy, ctypes
 from functools import partial
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import vmap
 
-from .adapt import ICFILSettings, batchnorm_momentum, check_support, check_way, contrastive_loss, fine_tune, icfil, nearest_centroid, ridge, unchanged
+from .adapt import ICFILSettings, batchnorm_momentum, check_support, check_way, contrastive_loss, fine_tune, icfil, nearest_centroid, ridge, unchanged, unit_scores
 from .core import require, rng
 from .inversion import balanced_labels, tv_loss
 from .nets import Classifier, StackSettings, activation_bytes, batch_mode, copies, how_many, stackable, stacked_forward, stacked_loss, stacked_normalize
@@ -81,9 +81,7 @@ def fine_tune_stack(model: Classifier,    # the meta-model; not changed
         w = descend(w, stacked_loss(see(model, w, buffers, x, True, speed)[1][..., :way], y), lr)
     return StackedClassifiers(model, w, stacked_statistics(model, w, x, speed), way, s=speed)
 
-# %% ../nbs/09b_batched.ipynb #2a9bdca4
-def _cosines(centers, f): return F.normalize(f, dim=-1) @ centers.transpose(1, 2)
-
+# %% ../nbs/09b_batched.ipynb #934d073d
 @torch.no_grad()
 def centroid_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stack`
                    statistics="support", speed=StackSettings() # as in `nearest_centroid`; how the stack is computed
@@ -96,11 +94,9 @@ def centroid_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stac
     f = F.normalize(see(model, w, buffers, x, False, speed)[0], dim=-1)
     member = F.one_hot(y, way).to(f)                                          # (E, N, way)
     centers = member.transpose(1, 2) @ f / member.sum(1)[..., None]
-    return StackedClassifiers(model, w, buffers, way, partial(_cosines, F.normalize(centers, dim=-1)), speed)
+    return StackedClassifiers(model, w, buffers, way, partial(unit_scores, F.normalize(centers, dim=-1).mT), speed)
 
-# %% ../nbs/09b_batched.ipynb #3d4f6b59
-def _linears(a, f): return F.normalize(f, dim=-1) @ a           # (E, D, way), (E, B, D)
-
+# %% ../nbs/09b_batched.ipynb #ef681c83
 @torch.no_grad()
 def ridge_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stack`
                 lam: float = 1., speed=StackSettings() # as in `ridge`; how the stack is computed
@@ -112,7 +108,7 @@ def ridge_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stack`
     f = F.normalize(see(model, w, buffers, x, False, speed)[0], dim=-1)
     target = way * F.one_hot(y, way).to(f) - 1
     a = f.mT @ torch.linalg.solve(f @ f.mT + lam * torch.eye(f.shape[1]).to(f), target)
-    return StackedClassifiers(model, w, buffers, way, partial(_linears, a), speed)
+    return StackedClassifiers(model, w, buffers, way, partial(unit_scores, a), speed)
 
 # %% ../nbs/09b_batched.ipynb #8993406d
 def pseudo_supports(model: Classifier, w: dict, n: int, way: int, # as in `pseudo_support`; w of n episodes

@@ -8,7 +8,7 @@ __all__ = ['DISAGREEMENTS', 'GRADIENTS', 'BUDGETS_BIDF', 'full_precision', 'quer
            'image_loss', 'black_box_step', 'ask_for_task', 'KDSettings', 'distill_inner', 'distill_outer',
            'BiDfSettings', 'BiDfMKD', 'count_queries']
 
-# %% ../nbs/11b_bidf_mkd.ipynb #16c2252f
+# %% ../nbs/11b_bidf_mkd.ipynb #9e352e6e
 import contextlib
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from .core import fork_seed, require, rng
 from .free import MetaTrainer
 from .inversion import Task, adam, balanced_labels, check_terms, jitter, kl_rows, up_to_4
 from .metalearn import ReplaySettings, distill_loss, inner_loop, lessons
-from .nets import Classifier, Generator, batch_mode, call
+from .nets import Classifier, Generator, batch_mode, call, resized
 from .pool import Pool
 
 # %% ../nbs/11b_bidf_mkd.ipynb #fcf385c2
@@ -52,14 +52,13 @@ class BlackBox:
         out = query(self._teacher, x)
         return out if self.answers == "logits" else out.softmax(1).clamp_min(1e-38).log()
 
-# %% ../nbs/11b_bidf_mkd.ipynb #c482f92b
+# %% ../nbs/11b_bidf_mkd.ipynb #45bbcae8
 def fit_images(x,     # (N, C, H, W) in [0, 1]
                asked  # has `size` and `channels`
               ) -> torch.Tensor: # (N, asked.channels, asked.size, asked.size)
     "Images as a service takes them, differentiably."
     if asked.channels == 1 and x.shape[1] == 3: x = x.mean(1, keepdim=True)
-    if not asked.size or x.shape[-2:] == (asked.size, asked.size): return x
-    return F.interpolate(x, (asked.size, asked.size), mode="bilinear", align_corners=False, antialias=True)
+    return resized(x, (asked.size, asked.size)) if asked.size else x
 
 # %% ../nbs/11b_bidf_mkd.ipynb #84df27a4
 def unit_directions(x,              # (N, C, H, W): images

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', 'CPU_SCENARIO', 'ABLATIONS', 'SHORT_FREE',
-           'SHORT_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'HEADED', 'Scenario', 'make_pool', 'Experiment',
-           'find_experiments', 'result_file', 'asked_for', 'changed', 'run_folder', 'recorded', 'reproduce', 'trained',
-           'data_folder', 'mean_over_data']
+           'SHORT_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'Scenario', 'make_pool', 'Experiment', 'find_experiments',
+           'result_file', 'asked_for', 'changed', 'run_folder', 'recorded', 'reproduce', 'trained', 'data_folder',
+           'mean_over_data']
 
-# %% ../nbs/12b_experiments.ipynb #f9898e14
+# %% ../nbs/12b_experiments.ipynb #d8814cc3
 import contextlib, json, os, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .adapt import HEADED
 from .core import RunError, claimed, load_json, pick_device, device_name, require, save_json, stable_seed, sweep, versions
 from .data import load_data
 from .pool import Pool, merge_pools
@@ -172,7 +173,7 @@ def find_experiments(name: str) -> list: # 'all', a table, or TABLE/ROW
     require(found, f"there is no experiment {name!r}: `dfml reproduce --list` names them; tables are {', '.join(tables)}")
     return found
 
-# %% ../nbs/12b_experiments.ipynb #65919a5f
+# %% ../nbs/12b_experiments.ipynb #d55ab5a4
 def result_file(e: Experiment, budget: str, seed: int, results) -> Path:
     "Where the record of a row goes."
     return Path(results)/f"{e.table}_{e.row}{'' if budget == 'cpu' else '_' + budget}_s{seed}.json"
@@ -238,8 +239,6 @@ def reproduce(e: Experiment,
                   asked=asked, published=list(e.published), **({"not_applicable": why} if why else {}))
     save_json(target, record)
     return record
-
-HEADED = "fine_tune", "icfil"   # adaptations that use the model's own outputs
 
 def trained(learner: DataFreeMetaLearner, pool: Pool, run: Path, quiet=True) -> DataFreeMetaLearner:
     "The learner after its training: read, if it is finished, else trained or gone on with."

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NORMS', 'ResNet10', 'ResNet18', 'ResNet50', 'ARCHS', 'group_norm', 'conv_block', 'new_head', 'Conv4', 'n_params',
            'SmallResNet', 'SmallViT', 'last_linear', 'HeadedNet', 'torchvision_net', 'build_net', 'channels_last',
-           'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'moving_buffers', 'batch_mode', 'weights', 'call',
-           'as_constants', 'Ensemble', 'member_spec', 'build_member', 'ensemble', 'Embedding', 'UpConv', 'Generator',
-           'stack_nets', 'stacked_call', 'StackSettings', 'copies', 'stacked_forward', 'stacked_loss',
-           'stacked_normalize', 'stackable', 'activation_bytes', 'how_many']
+           'resized', 'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'moving_buffers', 'batch_mode',
+           'weights', 'call', 'as_constants', 'Ensemble', 'member_spec', 'build_member', 'ensemble', 'Embedding',
+           'UpConv', 'Generator', 'stack_nets', 'stacked_call', 'StackSettings', 'copies', 'stacked_forward',
+           'stacked_loss', 'stacked_normalize', 'stackable', 'activation_bytes', 'how_many']
 
 # %% ../nbs/02_nets.ipynb #52ec176d
 import math
@@ -166,7 +166,13 @@ def channels_last(x): # (B, C, H, W)
     try: return x.contiguous(memory_format=torch.channels_last)
     except RuntimeError: return x
 
-# %% ../nbs/02_nets.ipynb #a41e7d37
+# %% ../nbs/02_nets.ipynb #3d853d8f
+def resized(x,     # (B, C, H, W)
+            shape  # (height, width) in pixels
+           ):      # (B, C, *shape)
+    "Images in another size, smoothly and differentiably; unchanged where it is theirs."
+    return x if x.shape[-2:] == tuple(shape) else F.interpolate(x, tuple(shape), mode="bilinear", align_corners=False, antialias=True)
+
 class Classifier(nn.Module):
     "A network and the preprocessing it was trained with: images (B, `channels`, H, W) in [0, 1] → logits (B, `n_classes`)."
     def __init__(self, net: nn.Module,   # has `.features` and `.head`
@@ -188,8 +194,7 @@ class Classifier(nn.Module):
         if self.channels == 1 and x.ndim == 4 and x.shape[1] == 3: x = x.mean(1, keepdim=True)
         require(x.ndim == 4 and x.shape[1] == self.channels,
                 f"this network takes images (B, {self.channels}, H, W), not {tuple(x.shape)}: grey images need x.expand(-1, 3, -1, -1) for a colour net")
-        if self.size and x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
+        if self.size: x = resized(x, (self.size, self.size))
         return channels_last((x - self.mean) / self.std)
 
     def features(self, x): return self.net.features(self.normalize(x))

@@ -7,7 +7,7 @@ __all__ = ['BUDGETS_POOL_DISTILL', 'BUDGETS_DISTILL_ORACLE', 'drawn_images', 'Vi
            'make_views', 'pool_answers', 'alike', 'match_terms', 'whitening', 'as_embedding', 'PoolDistillSettings',
            'one_cycle', 'PoolDistill', 'DistillOracleSettings', 'DistillOracle']
 
-# %% ../nbs/08b_pool_distill.ipynb #4acd307d
+# %% ../nbs/08b_pool_distill.ipynb #fe75baec
 import math
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from .core import Clock, PoolError, require, rng
 from .data import load_data
 from .inversion import Task, Weights, check_terms, invert_pixels, judge
 from .memory import Memory, to_bytes, to_float
-from .nets import Classifier, build_classifier, freeze
+from .nets import Classifier, build_classifier, freeze, resized
 from .pool import Pool
 from .ranks import n_ranks, share, told
 
@@ -164,7 +164,7 @@ BUDGETS_POOL_DISTILL = dict(
     demo={"per_class": 10, "invert_steps": 60, "views": 5_000, "steps": 600},
     smoke={"per_class": 2, "invert_steps": 2, "views": 40, "steps": 4, "batch": 10})
 
-# %% ../nbs/08b_pool_distill.ipynb #ae20272b
+# %% ../nbs/08b_pool_distill.ipynb #2345e867
 def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how many; largest; share of steps in which it rises
     "Learning rate of a step: up along a line, down along half a cosine."
     up = max(1, round(rise * steps))
@@ -202,9 +202,11 @@ class PoolDistill:
         "A task from one teacher, in the size and with the channels of the student's images."
         t, s = self.teacher(j), self.s
         task = invert_pixels(t, s.per_class, s.invert_steps, s.invert_lr, s.w, self.pool.class_keys(j), (self.seed, j), self.pool.mirror, size=min(self.side, t.size or self.side))
-        x = task.x.expand(-1, self.pool.channels, -1, -1)
-        if x.shape[-1] != self.side: x = F.interpolate(x, (self.side,) * 2, mode="bilinear", align_corners=False, antialias=True)
-        return Task(x.clamp(0, 1), task.y, task.classes, j)
+        return Task(self.fitted(task.x), task.y, task.classes, j)
+
+    def fitted(self, x): # (N, C, H, W) in [0, 1]; → (N, channels of the pool, side, side) in [0, 1]
+        "Images as the student takes them."
+        return resized(x.expand(-1, self.pool.channels, -1, -1), (self.side, self.side)).clamp(0, 1)
 
     def recover(self, i: int) -> dict:
         "Invert the next teachers."
@@ -282,7 +284,7 @@ class PoolDistill:
         for p in self.parts: getattr(self, p).load_state_dict(state[p])
         self.views, self.answers, self.wanted, self.clock = list(state["views"]), list(state["answers"]), None, Clock(state["seconds"])
 
-# %% ../nbs/08b_pool_distill.ipynb #dd7abe53
+# %% ../nbs/08b_pool_distill.ipynb #69dca596
 @dataclass
 class DistillOracleSettings(PoolDistillSettings):
     "Settings of `distill_oracle`, which is **not** data-free."
@@ -300,7 +302,6 @@ class DistillOracle(PoolDistill):
 
     def images(self, gen, n: int):
         "`n` real images, equally many of each data set."
-        some = [p.x(torch.randint(len(p), (-(-n // len(self.splits)),), generator=gen)).expand(-1, self.pool.channels, -1, -1) for p in self.splits]
-        return to_bytes(torch.cat([F.interpolate(x, (self.side,) * 2, mode="bilinear", align_corners=False, antialias=True) if x.shape[-1] != self.side else x for x in some]).clamp(0, 1))
+        return to_bytes(torch.cat([self.fitted(p.x(torch.randint(len(p), (-(-n // len(self.splits)),), generator=gen))) for p in self.splits]))
 
 BUDGETS_DISTILL_ORACLE = {b: {k: v for k, v in changes.items() if k not in ("per_class", "invert_steps")} for b, changes in BUDGETS_POOL_DISTILL.items()}

@@ -6,14 +6,14 @@
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
            'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #fa605597
+# %% ../nbs/12_recipes.ipynb #264e72a4
 import sys
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 
-from .adapt import FewShotClassifier, get_adapter
+from .adapt import HEADED, FewShotClassifier, get_adapter
 from .baselines import (BUDGETS_AVERAGE, BUDGETS_MAML_ORACLE, BUDGETS_OTA, BUDGETS_POOL_CENTROID, BUDGETS_RANDOM, BUDGETS_TEACHER, OTA, Average, AverageSettings,
                                MamlOracle, MamlOracleSettings, OneTeacher, OTASettings, PoolCentroid, PoolCentroidSettings, RandomSettings, TeacherSettings, Untrained,
                                fits_average, fits_ota)
@@ -189,7 +189,7 @@ def pretrain_seconds(pool: Pool): # → seconds, or None if any model does not s
     s = [m.trained.get("seconds") for m in pool.specs]
     return None if None in s else round(sum(s), 1)
 
-# %% ../nbs/12_recipes.ipynb #ef8f78c0
+# %% ../nbs/12_recipes.ipynb #894e7ffb
 def snapshots(run        # a run folder
              ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run."
@@ -209,7 +209,7 @@ def test_learner(learner: DataFreeMetaLearner,
     way, adapt = min(5, learner.model.n_classes) if way is None else way, get_adapter(how)
     seen = {}
     def score(m, split, **kw):
-        if (how.startswith("centroid") or how == "ridge") and getattr(m.net, "own_statistics", False):     # a frozen pool sees each image once
+        if how not in HEADED and getattr(m.net, "own_statistics", False):     # a frozen pool sees each image once
             if split.name not in seen: seen[split.name] = embedded(m, split, learner.device)
             m, split = seen[split.name]
         return evaluate(m, adapt, split, way, seed=seed, device=learner.device, quiet=quiet, **kw)
