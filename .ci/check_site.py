@@ -85,11 +85,12 @@ def slug(heading):
 
 
 def markdown_of(nb):
-    "All Markdown of a staged page: its cells, and the outputs that are Markdown. As (index, cell, text)."
+    "All text of a staged page that can hold links: its Markdown cells, and the outputs that are Markdown or HTML. As (index, cell, text)."
     for i, c in enumerate(nb["cells"]):
         if c["cell_type"] == "markdown": yield i, c, text(c["source"])
         for o in c.get("outputs", []):
-            if "text/markdown" in o.get("data", {}): yield i, c, text(o["data"]["text/markdown"])
+            for kind in ("text/markdown", "text/html"):
+                if kind in o.get("data", {}): yield i, c, text(o["data"][kind])
 
 
 def anchors(nb):

@@ -44,6 +44,13 @@ def relink(markdown):
 def fenced(body, language=""): return f"```{language}\n{body.rstrip()}\n```"
 
 
+def picture(name, options):
+    "A picture with its caption in Markdown."
+    yaml_text = lambda s: s[1:-1] if s[:1] == s[-1:] and s[:1] in ("'", '"') and s else s
+    alt, caption = (yaml_text(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
+    return f"![{alt or caption}]({(images/name).relative_to(root).as_posix()})" + (f"\n\n*{caption}*" if caption else "")
+
+
 def outputs(cell, options, i, pictures):
     "The outputs of a cell in Markdown; pictures are put into `pictures`."
     if options.get("output") == "false": return
@@ -55,9 +62,11 @@ def outputs(cell, options, i, pictures):
             name = options.get("label", f"cell-{i}")
             name += (f"-{len(pictures)}" if name + ".png" in pictures else "") + ".png"
             pictures[name] = base64.b64decode(text(data["image/png"]))
-            yaml_text = lambda s: s[1:-1] if s[:1] == s[-1:] and s[:1] in ("'", '"') and s else s
-            alt, caption = (yaml_text(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
-            yield f"![{alt or caption}]({(images/name).relative_to(root).as_posix()})" + (f"\n\n*{caption}*" if caption else "")
+            yield picture(name, options)
+        elif svg := re.search(r"<svg.*?</svg>", text(data.get("text/html", "")), flags=re.S):   # a drawing; its links live on the site only
+            name = options.get("label", f"cell-{i}") + ".svg"
+            pictures[name] = svg[0].encode()
+            yield picture(name, options)
         elif "text/markdown" in data: yield relink(text(data["text/markdown"]))
         elif "text/plain" in data: yield fenced(text(data["text/plain"]), "text")
 
@@ -96,7 +105,7 @@ def differences():
     out = list(unfit(made))
     if not target.exists() or target.read_text(encoding="utf-8") != made:
         out.append("README.md: differs from nbs/index.ipynb; run python .ci/readme.py")
-    have = {p.name: p.read_bytes() for p in images.glob("*.png")} if images.exists() else {}
+    have = {p.name: p.read_bytes() for p in images.glob("*.*")} if images.exists() else {}
     return out + [f"nbs/images/index/{n}: differs from nbs/index.ipynb; run python .ci/readme.py"
                   for n in sorted(have.keys() | pictures.keys()) if have.get(n) != pictures.get(n)]
 
@@ -104,9 +113,9 @@ def differences():
 def write():
     made, pictures = make()
     target.write_text(made, encoding="utf-8")
-    for old in images.glob("*.png"): old.unlink()
+    for old in images.glob("*.*"): old.unlink()
     if pictures: images.mkdir(parents=True, exist_ok=True)
-    for name, png in pictures.items(): (images/name).write_bytes(png)
+    for name, data in pictures.items(): (images/name).write_bytes(data)
 
 
 def run():

@@ -182,7 +182,7 @@ def check_images(x,              # (N, C, H, W), recovered from one teacher
     require(spread >= least, f"step {step}: the images recovered from teacher {teacher} are all the same (they differ by {spread:.1e} on average): the generator has collapsed. "
                              "Lower its learning rate (five.lr_meta), or leave this teacher out", RunError)
 
-# %% ../nbs/04_inversion.ipynb #d257ed59
+# %% ../nbs/04_inversion.ipynb #5b75f8db
 def invert_pixels(teacher: Classifier,  # frozen
                   per_class: int = 20,  # images of each class
                   steps: int = 150,     # gradient steps
@@ -191,14 +191,16 @@ def invert_pixels(teacher: Classifier,  # frozen
                   classes=None,         # global keys of the labels
                   seed=0, flip=True, pad: int = 2, # randomness and `jitter`
                   watch=None,           # called with (step, images) before each step
-                  quiet=True, size: int = None # side of the images; None: the teacher's
+                  quiet=True, size: int = None, # side of the images; None: the teacher's
+                  start=None            # (classes * per_class, C, size, size) in [0, 1], ordered by class; None: noise in the teacher's colours
                  ) -> Task:
     "Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER)."
     require(steps >= 1, f"inversion needs at least one step, not {steps}")
     w, gen, dev = w or Weights(tv=1e-4), rng(seed, "pixels"), teacher.mean.device
     y = balanced_labels(teacher.n_classes, per_class, dev)
-    side = size or teacher.size
-    x = (teacher.mean.cpu() + teacher.std.cpu() * torch.randn(len(y), teacher.channels, side, side, generator=gen))
+    shape = len(y), teacher.channels, *(2 * (size or teacher.size,))
+    require(start is None or start.shape == shape, f"inversion must start from images of shape {shape}, not {None if start is None else tuple(start.shape)}")
+    x = teacher.mean.cpu() + teacher.std.cpu() * torch.randn(shape, generator=gen) if start is None else start
     x = x.clamp(0, 1).to(dev).requires_grad_()
     opt = torch.optim.Adam([x], lr)
     for step in progress(range(steps), "pixel inversion", quiet=quiet):
