@@ -130,7 +130,7 @@ def _main_rows(table, scenario):
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
         yield Experiment(table, row, scenario, recipe, adapt, settings, cpu, None, PUBLISHED.get((table, row), ()))
 
-# %% ../nbs/12b_experiments.ipynb #88fa115b
+# %% ../nbs/12b_experiments.ipynb #ee77baf7
 ABLATIONS = dict(  # table → row → settings
     ablation_steps={f"k{k}": {"five.steps": k} for k in (1, 2, 5, 10)},
     ablation_teachers={f"teachers{n}": {"teachers": n} for n in (1, 2, 4)},
@@ -148,7 +148,7 @@ def _ablation_rows():
 
 SHORT_DISTILL = {"views": 20_000, "steps": 1_500}
 
-DISTILL_PARTS = dict(all={}, centroid={}, no_whitening={"whiten": 0.}, no_mirror={"mirror": False}, no_mixing={"view.mixup": 0., "view.cutmix": 0.}, few_images={"per_class": 5}, noise_start={"start": "noise", "invert_lr": .05},
+DISTILL_PARTS = dict(all={}, centroid={}, no_whitening={"whiten": 0.}, no_mirror={"mirror": False}, no_mixing={"view.mixup": 0., "view.cutmix": 0.}, few_images={"per_class": 5}, noise_start={"start": "noise", "invert_lr": .05, "w.bn": .1},
                      drawn_only={"drawn": 1.}, half_drawn={"drawn": .5}, square_only={"cosine": 0.}, cosine_only={"square": 0.}, relations={"relations": 1.})
 
 def _beyond_rows():

@@ -147,7 +147,7 @@ def as_embedding(student: Classifier,  # its last layer has a bias; not changed
     model.net.body.load_state_dict({**student.net.state_dict(), "head.weight": r[:, :-1], "head.bias": r[:, -1]})
     return freeze(model)
 
-# %% ../nbs/08b_pool_distill.ipynb #ec15ae11
+# %% ../nbs/08b_pool_distill.ipynb #9ea41189
 @dataclass
 class PoolDistillSettings:
     "Settings of `pool_distill`."
@@ -155,7 +155,7 @@ class PoolDistillSettings:
     invert_steps: int = 150    # gradient steps of the inversion
     invert_lr: float = .01     # its Adam's step, in units of pixel value
     start: str = "drawn"       # what it starts from: 'drawn' images or 'noise'
-    w: Weights = field(default_factory=lambda: Weights(tv=1e-4)) # of the inversion's terms
+    w: Weights = field(default_factory=lambda: Weights(bn=.3, tv=1e-4)) # of the inversion's terms
     drawn: float = 0.          # share of drawn images among those that views are made of; 1: nothing is inverted
     view: ViewSettings = field(default_factory=ViewSettings)
     views: int = 100_000       # that the pool is asked about
