@@ -92,7 +92,7 @@ def budget_text(budget: str, recipe: str = "free") -> str: # one sentence
     require(budget in budgets, f"unknown budget {budget!r}: use one of {', '.join(budgets)}")
     return f"{budget}: " + (", ".join(f"{k} = {v}" for k, v in budgets[budget].items()) or "the defaults")
 
-# %% ../nbs/12_recipes.ipynb #6eb4a7ab
+# %% ../nbs/12_recipes.ipynb #6cd3a735
 class DataFreeMetaLearner:
     "From a pool of pre-trained models to one model that learns new tasks from a few images."
     def __init__(self, recipe: str = "free",   # a name in `RECIPES`
@@ -175,7 +175,7 @@ class DataFreeMetaLearner:
         c = info["config"]
         new = cls(c["recipe"], c["budget"], c["shot"], c["seed"], device)
         new.settings, new.used = (from_dict(type(new.settings), d) for d in (c["settings"], info["about"]["settings"]))
-        new.about, new.model = info["about"], model.to(new.device)
+        new.about, new.model = info["about"], model.eval().to(new.device)
         return new
 
 def from_dict(cls,     # a data class of settings
