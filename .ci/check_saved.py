@@ -36,7 +36,7 @@ def figures():
         for i, cell in enumerate(load(path)["cells"]):
             if cell["cell_type"] != "code": continue
             label = directives(text(cell["source"])).get("label", "")
-            images = [k for o in cell["outputs"] for k in o.get("data", {}) if k.startswith("image/")]
+            images = [k for o in cell["outputs"] for k, v in o.get("data", {}).items() if k.startswith("image/") or k == "text/html" and "<svg" in text(v)]
             if label.startswith("fig-") and not images:
                 yield f"{where(path.relative_to(root), i, cell)}: {label} has no picture saved; run the notebook and save it"
 

@@ -1,4 +1,4 @@
-"""Write nbs/sidebar.yml: every notebook is in the sidebar, in the section its folder says.
+"""Write nbs/sidebar.yml: every notebook is in the sidebar, in the section its folder says, in reading order.
 
     python .ci/sidebar.py           write the file
     python .ci/sidebar.py --check   complain if it is not what would be written
@@ -12,12 +12,20 @@ sections = {"Start": lambda p: p.name == "index.ipynb" and p.parent == nbs,
             "Reference": lambda p: p.parent == nbs and p.name[0].isdigit(),
             "Results": lambda p: p.parent == nbs/"results"}
 
+reading = """quick_start own_models what_a_teacher_remembers gradient_alignment curriculum calibration own_method
+             methods beyond free purer scenarios ablations switches five_speed icfil bad_teachers audit bench""".split()   # pages without a number
+
+
+def place(page):
+    "Where a page stands in its section: numbered ones by number, the others as listed, then by name."
+    return (reading.index(page.stem) if page.stem in reading else len(reading), page.name)
+
 
 def sidebar():
     "The text of sidebar.yml; sections without a page are left out."
     lines = ["# Written by .ci/sidebar.py", "website:", "  sidebar:", "    contents:"]
     for title, belongs in sections.items():
-        pages = [p.relative_to(nbs).as_posix() for p in notebooks() if belongs(p)]
+        pages = [p.relative_to(nbs).as_posix() for p in sorted(notebooks(), key=place) if belongs(p)]
         if pages: lines += [f"      - section: {title}", "        contents:"] + [f"          - {p}" for p in pages]
     return "\n".join(lines) + "\n"
 
