@@ -4,7 +4,7 @@ import os, subprocess, sys, tempfile
 from pathlib import Path
 
 import common, readme
-from common import directives, load, notebooks, root, text, where
+from common import directives, load, notebooks, picture_of, root, text, where
 
 
 def remade(module, name, change=lambda copy: None):
@@ -36,8 +36,7 @@ def figures():
         for i, cell in enumerate(load(path)["cells"]):
             if cell["cell_type"] != "code": continue
             label = directives(text(cell["source"])).get("label", "")
-            images = [k for o in cell["outputs"] for k, v in o.get("data", {}).items() if k.startswith("image/") or k == "text/html" and "<svg" in text(v)]
-            if label.startswith("fig-") and not images:
+            if label.startswith("fig-") and not any(map(picture_of, cell["outputs"])):
                 yield f"{where(path.relative_to(root), i, cell)}: {label} has no picture saved; run the notebook and save it"
 
 

@@ -3,15 +3,15 @@
 A copy of the project is staged as nbdev_docs stages it (nbs/ → _proc/), then the configuration is put together as Quarto
 does it, and each page of the sidebar is looked at. One line a problem.
 """
-import ast, base64, json, os, re, subprocess, sys, tempfile
+import ast, json, os, re, subprocess, sys, tempfile
 from pathlib import Path
 
 import nbformat, yaml
 
 import common, sidebar
-from common import directives, load, notebooks, page_name, prose, report, text, where
+from common import directives, load, notebooks, page_name, picture_of, prose, report, text, where
 
-max_png, max_notebook = 100_000, 1_500_000
+max_picture, max_notebook = 100_000, 1_500_000
 machine_path = re.compile(r"(?<![\w.:/~$}-])/(?:work|tmp|root|home|Users|private|mnt|opt|srv|var/folders)/[\w.]|\b[A-Z]:\\\\?Users\b")
 link_in_markdown = re.compile(r'\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)|<(?:a|img)\b[^>]*?(?:href|src)="([^"]+)"')
 stage_script = """
@@ -122,7 +122,7 @@ def check_figures(nb, name, problems):
     for i, c in enumerate(nb["cells"]):
         if c["cell_type"] != "code": continue
         at, opts = where(name, i, c), options(c, where(name, i, c), problems)
-        pictures = [text(o["data"]["image/png"]) for o in c["outputs"] if "image/png" in o.get("data", {})]
+        pictures = [found[1] for o in c["outputs"] if (found := picture_of(o))]
         if opts is not None and opts.get("label"): labels.append(opts["label"])
         if not pictures: continue
         n += 1
@@ -130,9 +130,7 @@ def check_figures(nb, name, problems):
             if not str(opts.get("label", "")).startswith("fig-"): problems.append(f"{at}: a figure without `#| label: fig-...`")
             for key in ("fig-cap", "fig-alt"):
                 if not isinstance(opts.get(key), str) or not opts[key].strip(): problems.append(f"{at}: a figure without `#| {key}: ...`")
-        for png in pictures:
-            size = len(base64.b64decode(png))
-            if size >= max_png: problems.append(f"{at}: the picture has {size:,} bytes, allowed are fewer than {max_png:,}")
+        problems += [f"{at}: the picture has {len(p):,} bytes, allowed are fewer than {max_picture:,}" for p in pictures if len(p) >= max_picture]
     problems += [f"{name}: label {l} is used {labels.count(l)} times" for l in sorted(set(labels)) if labels.count(l) > 1]
     return n
 

@@ -1,5 +1,5 @@
 "What the checks share: the files of the project, copies of it, notebooks as plain dictionaries. Standard library only."
-import hashlib, json, re, shutil, subprocess, sys
+import base64, hashlib, json, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -63,6 +63,14 @@ def directives(source):
         if not m: break
         found[m[1]] = m[3].strip()
     return found
+
+
+def picture_of(output):
+    "The picture that an output of a cell shows, as (ending of its file, bytes), or None: a PNG, or a drawing inside HTML."
+    data = output.get("data", {})
+    if "image/png" in data: return ".png", base64.b64decode(text(data["image/png"]))
+    svg = re.search(r"<svg.*?</svg>", text(data.get("text/html", "")), flags=re.S)
+    return (".svg", svg[0].encode()) if svg else None
 
 
 def where(path, i, cell):

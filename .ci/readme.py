@@ -7,11 +7,11 @@
 Cells and directives are treated as nbdev treats them on the site. A block of commands that is only to be read is marked
 `console` instead of `sh`; lines that install or fetch the project, or run the notebooks, are not run again.
 """
-import base64, os, re, subprocess, sys, tempfile
+import os, re, subprocess, sys, tempfile
 from pathlib import Path
 
 import common
-from common import directives, load, nbs, notebooks, page_name, root, text, where
+from common import directives, load, nbs, notebooks, page_name, picture_of, root, text, where
 
 source, target, images = nbs/"index.ipynb", root/"README.md", nbs/"images"/"index"
 hidden = {"hide", "export", "exporti", "default_exp"}
@@ -44,13 +44,6 @@ def relink(markdown):
 def fenced(body, language=""): return f"```{language}\n{body.rstrip()}\n```"
 
 
-def picture(name, options):
-    "A picture with its caption in Markdown."
-    yaml_text = lambda s: s[1:-1] if s[:1] == s[-1:] and s[:1] in ("'", '"') and s else s
-    alt, caption = (yaml_text(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
-    return f"![{alt or caption}]({(images/name).relative_to(root).as_posix()})" + (f"\n\n*{caption}*" if caption else "")
-
-
 def outputs(cell, options, i, pictures):
     "The outputs of a cell in Markdown; pictures are put into `pictures`."
     if options.get("output") == "false": return
@@ -58,15 +51,13 @@ def outputs(cell, options, i, pictures):
         data = o.get("data", {})
         if o["output_type"] == "stream":
             if o["name"] == "stdout": yield fenced(text(o["text"]), "text")
-        elif "image/png" in data:
-            name = options.get("label", f"cell-{i}")
-            name += (f"-{len(pictures)}" if name + ".png" in pictures else "") + ".png"
-            pictures[name] = base64.b64decode(text(data["image/png"]))
-            yield picture(name, options)
-        elif svg := re.search(r"<svg.*?</svg>", text(data.get("text/html", "")), flags=re.S):   # a drawing; its links live on the site only
-            name = options.get("label", f"cell-{i}") + ".svg"
-            pictures[name] = svg[0].encode()
-            yield picture(name, options)
+        elif found := picture_of(o):   # a drawing's links live on the site only
+            (ending, data), name = found, options.get("label", f"cell-{i}")
+            name += (f"-{len(pictures)}" if name + ending in pictures else "") + ending
+            pictures[name] = data
+            yaml_text = lambda s: s[1:-1] if s[:1] == s[-1:] and s[:1] in ("'", '"') and s else s
+            alt, caption = (yaml_text(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
+            yield f"![{alt or caption}]({(images/name).relative_to(root).as_posix()})" + (f"\n\n*{caption}*" if caption else "")
         elif "text/markdown" in data: yield relink(text(data["text/markdown"]))
         elif "text/plain" in data: yield fenced(text(data["text/plain"]), "text")
 

@@ -182,7 +182,7 @@ def check_images(x,              # (N, C, H, W), recovered from one teacher
     require(spread >= least, f"step {step}: the images recovered from teacher {teacher} are all the same (they differ by {spread:.1e} on average): the generator has collapsed. "
                              "Lower its learning rate (five.lr_meta), or leave this teacher out", RunError)
 
-# %% ../nbs/04_inversion.ipynb #5b75f8db
+# %% ../nbs/04_inversion.ipynb #a25ef4aa
 def invert_pixels(teacher: Classifier,  # frozen
                   per_class: int = 20,  # images of each class
                   steps: int = 150,     # gradient steps
@@ -199,9 +199,9 @@ def invert_pixels(teacher: Classifier,  # frozen
     w, gen, dev = w or Weights(tv=1e-4), rng(seed, "pixels"), teacher.mean.device
     y = balanced_labels(teacher.n_classes, per_class, dev)
     shape = len(y), teacher.channels, *(2 * (size or teacher.size,))
-    require(start is None or start.shape == shape, f"inversion must start from images of shape {shape}, not {None if start is None else tuple(start.shape)}")
-    x = teacher.mean.cpu() + teacher.std.cpu() * torch.randn(shape, generator=gen) if start is None else start
-    x = x.clamp(0, 1).to(dev).requires_grad_()
+    if start is None: start = teacher.mean.cpu() + teacher.std.cpu() * torch.randn(shape, generator=gen)
+    require(start.shape == shape, f"inversion must start from images of shape {shape}, not {tuple(start.shape)}")
+    x = start.clamp(0, 1).to(dev).requires_grad_()
     opt = torch.optim.Adam([x], lr)
     for step in progress(range(steps), "pixel inversion", quiet=quiet):
         if watch: watch(step, x.detach())
