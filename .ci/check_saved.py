@@ -1,6 +1,6 @@
 """The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the notebooks,
-README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell. Works on a copy."""
-import os, subprocess, sys, tempfile
+README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, each public name has an example. Works on a copy."""
+import ast, os, re, subprocess, sys, tempfile
 from pathlib import Path
 
 import common, readme
@@ -40,8 +40,25 @@ def figures():
                 yield f"{where(path.relative_to(root), i, cell)}: {label} has no picture saved; run the notebook and save it"
 
 
+def defined(source):
+    "The public functions and classes that a cell defines."
+    code = "\n".join(line for line in source.splitlines() if not line.startswith(("#|", "%", "!")))
+    return [n.name for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+
+
+def examples():
+    "Each public function and class is used in a cell of its notebook that readers see and that is always run."
+    for path in notebooks():
+        cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
+        kinds = [directives(c).keys() for c in cells]
+        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & {"export", "exporti", "hide", "slow", "cuda"})
+        for name in (n for c, k in zip(cells, kinds) if "export" in k for n in defined(c)):
+            if not re.search(rf"\b{name}\b", shown):
+                yield f"{path.relative_to(root)}: {name} is public and has no example; add a cell that uses it, or export it with exporti"
+
+
 def main():
-    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean") + list(figures()) + readme.differences()
+    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean") + list(figures()) + list(examples()) + readme.differences()
     return common.report("saved", problems, f"{len(notebooks())} notebooks")
 
 

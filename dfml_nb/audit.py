@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECOVERERS', 'OWN', 'AuditSettings', 'pixel_distance', 'standardise', 'pattern_distance', 'shifted_distance',
-           'feature_distance', 'untrained', 'by_features', 'default_spaces', 'first_drawn', 'member_score', 'Group',
-           'swaps', 'share_test', 'reached', 'interval', 'find_copies', 'own_limit', 'compare_class', 'copy_test',
-           'fit_images', 'compare', 'report', 'audit', 'copy_pairs', 'confidence', 'recover_from', 'teacher_spaces',
-           'audit_teacher', 'read_folder', 'audit_table', 'verdict', 'stranger', 'check_known', 'pool_images',
-           'pool_groups', 'control_groups', 'audit_pool']
+           'feature_distance', 'untrained', 'first_drawn', 'member_score', 'Group', 'swaps', 'share_test', 'interval',
+           'own_limit', 'compare_class', 'copy_test', 'compare', 'report', 'audit', 'copy_pairs', 'confidence',
+           'recover_from', 'audit_teacher', 'read_folder', 'audit_table', 'verdict', 'stranger', 'pool_images',
+           'audit_pool']
 
 # %% ../nbs/10d_audit.ipynb #ad4f8787
 import math
@@ -88,6 +87,7 @@ def untrained(channels: int, size: int, # of the images
     "A Conv4 with fixed random weights: features that depend on no data."
     return build_classifier("conv4", 2, channels, size, seed=("audit", seed)).eval().requires_grad_(False)
 
+# %% ../nbs/10d_audit.ipynb #5a92f004
 def by_features(model: Classifier):  # → a distance
     "`feature_distance` in the features of a model, on whatever device that is."
     return partial(feature_distance, features=lambda x: model.features(x.to(model.mean.device)).to(x.device))
@@ -146,10 +146,12 @@ def share_test(groups: list,  # of `Group`
     share, null = (sum(v) / sum(len(g.order) for g in groups) for v in zip(*scores))
     return share.item(), null
 
+# %% ../nbs/10d_audit.ipynb #07c35502
 def reached(value, null: torch.Tensor) -> float: # null: (B,) values by chance
     "How often chance reaches a value, which counts as one of the chances."
     return (1 + (null >= value - 1e-12).sum().item()) / (1 + len(null))
 
+# %% ../nbs/10d_audit.ipynb #6d25b6b6
 def interval(share: float, null, # from `share_test`
              level: float        # e.g. 0.95
             ) -> tuple:          # (low, high, p)
@@ -167,6 +169,7 @@ def find_copies(d_member, d_reference, # (K, members) and (K, reference): distan
     found = ((near < limit) & (near < s.ratio * other)).nonzero()[:, 0].tolist()
     return [dict(image=k, member=which[k].item(), distance=near[k].item(), ratio=(near[k] / other[k]).item()) for k in found]
 
+# %% ../nbs/10d_audit.ipynb #0da8df48
 def own_limit(d, # (N, N) distances between the reference images
               quantile: float) -> float:
     "A low quantile of the distance of a reference image to its nearest neighbour; 0 if there is only one."
@@ -203,6 +206,7 @@ def fit_images(x, like # (K, C, H, W) and (N, C', H', W')
     if x.shape[1] != like.shape[1]: x = x.mean(1, keepdim=True).expand(-1, like.shape[1], -1, -1)
     return resized(x, like.shape[-2:])
 
+# %% ../nbs/10d_audit.ipynb #b6624d89
 def compare(recovered,          # `Task`, or (images, labels)
             members, reference, # (images, labels) with the same labels
             distance,           # see `compare_class`
@@ -278,6 +282,7 @@ def recover_from(teacher: Classifier, # frozen
 
 OWN = "own features"   # the space that knows the members
 
+# %% ../nbs/10d_audit.ipynb #faeef83e
 def teacher_spaces(teacher: Classifier, other, # another teacher that never saw the classes, or None
                    channels: int, size: int) -> dict: # name → distance
     "The default distances, features of another teacher, and the teacher's own."
@@ -285,6 +290,7 @@ def teacher_spaces(teacher: Classifier, other, # another teacher that never saw 
     if other is not None: out["other teacher"] = by_features(other)
     return {**out, OWN: by_features(teacher)}
 
+# %% ../nbs/10d_audit.ipynb #d947e8d1
 def audit_teacher(teacher: Classifier,   # frozen
                   members, reference,    # (images, labels 0..classes-1): trained on, and never seen
                   recover="pixels",      # see `recover_from`
@@ -340,16 +346,19 @@ def stranger(pool: Pool, i: int, places) -> int: # the next of `places` after i;
     mine, later = set(pool.class_keys(i)), sorted(places, key=lambda j: (j <= i, j))
     return next((j for j in later if not mine & set(pool.class_keys(j))), None)
 
+# %% ../nbs/10d_audit.ipynb #75d59591
 def check_known(spec, data: DataSet): # spec: a `ModelSpec`
     "Raises `DataError` unless the teacher was trained by this library on `data`."
     require(spec.class_names and spec.trained.get("data") == data.name and set(spec.class_names) <= set(data.train.classes),
             f"{spec.name} was not trained by this library on {data.name}: give another data set, or use audit_teacher with the images it was trained on", DataError)
 
+# %% ../nbs/10d_audit.ipynb #4f8474bc
 def pool_images(pool: Pool, i: int, data: DataSet) -> tuple: # (members, reference), each (images, labels)
     "What a teacher was trained on, and what was held out."
     x, y, held_x, held_y = teacher_data(data.train, pool.specs[i].class_names)
     return (x, y), (held_x, held_y)
 
+# %% ../nbs/10d_audit.ipynb #ed040116
 def pool_groups(pool: Pool, i: int, real, task: Task, data: DataSet, s: AuditSettings) -> dict: # name of the distance → list of `Group`
     "Compare the images of one teacher of a pool; `real` as from `pool_images`."
     j = stranger(pool, i, range(len(pool)))
@@ -364,6 +373,7 @@ def control_groups(pool: Pool, i: int, real, tasks: dict, data: DataSet, s: Audi
     if j is None: return {}
     return {k: compare((tasks[j].x, tasks[j].y % len(keys)), *real, d, s, keys) for k, d in default_spaces(data.channels, data.size).items()}
 
+# %% ../nbs/10d_audit.ipynb #dd97aec1
 def audit_pool(pool: Pool, data: DataSet, # the pool was trained on its meta-train classes
                recover="pixels",          # see `recover_from`
                n_teachers: int = None,    # the first so many; by default all

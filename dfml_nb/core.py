@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOST', 'DFMLError', 'SettingsError', 'DataError', 'EpisodeError', 'PoolError', 'RunError', 'require', 'stable_seed',
            'rng', 'seed_everything', 'fork_seed', 'pick_device', 'versions', 'device_name', 'Clock', 'progress',
-           'to_disk', 'atomic_write', 'sweep', 'claimed', 'save_json', 'load_json', 'sha256_file', 'RunFolder']
+           'atomic_write', 'sweep', 'claimed', 'save_json', 'load_json', 'sha256_file', 'RunFolder']
 
 # %% ../nbs/00_core.ipynb #b919dff3
 import contextlib, hashlib, importlib.metadata, json, os, platform, random, sys, threading, time, zipfile
@@ -129,6 +129,7 @@ def to_disk(path): # a file, or a folder (whose list of names it is)
     try: os.fsync(fd)
     finally: os.close(fd)
 
+# %% ../nbs/00_core.ipynb #7da0c576
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]     # this machine, in the names of temporary files
 
 def atomic_write(path,   # the file to write

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_STATS', 'STATS', 'UNMIRRORED', 'SUFFIXES', 'MODES', 'CIFAR_FS', 'CIFAR_FS_SPLIT', 'DOWNLOADS', 'SPLITS',
-           'DATASETS', 'GLYPH_VERSION', 'Split', 'pixel_stats', 'DataSet', 'check_disjoint', 'user_cache', 'data_root',
-           'write_npy', 'cached_array', 'list_images', 'decode', 'guess_channels', 'decode_all', 'folder_split',
-           'cifar_items', 'split_by_hash', 'omniglot_items', 'write_image_folder', 'fetch', 'folder_data', 'load_data',
-           'draw', 'check_episode', 'episode_indices', 'Episode', 'sample_episode', 'Episodes', 'episodes',
-           'digits_data', 'split_classes', 'glyph_data', 'show_images']
+           'DATASETS', 'GLYPH_VERSION', 'Split', 'pixel_stats', 'DataSet', 'data_root', 'cached_array', 'list_images',
+           'decode', 'guess_channels', 'decode_all', 'folder_split', 'cifar_items', 'split_by_hash', 'omniglot_items',
+           'write_image_folder', 'fetch', 'folder_data', 'load_data', 'draw', 'check_episode', 'episode_indices',
+           'Episode', 'sample_episode', 'episodes', 'digits_data', 'split_classes', 'glyph_data', 'show_images']
 
 # %% ../nbs/01_data.ipynb #272e6b6f
 import contextlib, hashlib, os, random, shutil, warnings
@@ -104,6 +103,7 @@ class DataSet:
     mean = property(lambda self: self.stats[0]); std = property(lambda self: self.stats[1])
     def __repr__(self): return "\n".join([f"DataSet {self.name}", *(f"  {s}" for s in self.splits.values())])
 
+# %% ../nbs/01_data.ipynb #497e3132
 def check_disjoint(name: str,      # for the message
                    classes: dict): # split name → class names
     "Raise `DataError` if a class is in two splits: the test would no longer be about new classes."
@@ -117,6 +117,7 @@ def user_cache() -> Path: # `$XDG_CACHE_HOME/dfml_nb`, by default `~/.cache/dfml
     "This library's folder in the user's cache."
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"dfml_nb"
 
+# %% ../nbs/01_data.ipynb #ec479142
 def data_root(root=None  # folder that holds the data sets; None: `$DFML_DATA`, else the user's cache folder
              ) -> Path:  # it need not exist
     "The folder in which data sets are looked for."
@@ -132,6 +133,7 @@ def write_npy(path,     # file to write
         np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=(n, *first.shape)))
         for row in chain([first], rows): f.write(row.tobytes())
 
+# %% ../nbs/01_data.ipynb #6c1ace92
 def cached_array(places: list,  # folders, the preferred one first
                  stem: str,     # what the array is, e.g. 'train-32'
                  key: str,      # fingerprint of what it was made from; another key means: make it anew
@@ -384,6 +386,7 @@ def sample_episode(split: Split, way: int, shot: int, query: int,  # as in `epis
     label = lambda k: torch.arange(way).repeat_interleave(k)
     return Episode(split.x(sum(s, [])), label(shot), split.x(sum(q, [])), label(query), [split.classes[c] for c in classes])
 
+# %% ../nbs/01_data.ipynb #f2b98c03
 class Episodes:
     "A fixed sequence of episodes, made when asked for; see `episodes`."
     def __init__(self, split, way, shot, query, n, seed):
@@ -396,6 +399,7 @@ class Episodes:
         if not -self.n <= i < self.n: raise IndexError(f"episode {i} of {self.n}")
         return sample_episode(self.split, self.way, self.shot, self.query, self.seed, i % self.n)
 
+# %% ../nbs/01_data.ipynb #e8266ea1
 def episodes(split: Split, way: int, shot: int,  # as in `episode_indices`
              query: int=15,  # query images a class
              n: int=600,     # how many episodes

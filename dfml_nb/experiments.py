@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', 'CPU_SCENARIO', 'ABLATIONS', 'SHORT_FREE',
            'SHORT_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'Scenario', 'make_pool', 'Experiment', 'find_experiments',
-           'result_file', 'asked_for', 'changed', 'run_folder', 'recorded', 'reproduce', 'trained', 'data_folder',
-           'mean_over_data']
+           'result_file', 'run_folder', 'reproduce', 'mean_over_data']
 
 # %% ../nbs/12b_experiments.ipynb #d8814cc3
 import contextlib, json, os, time
@@ -178,6 +177,7 @@ def result_file(e: Experiment, budget: str, seed: int, results) -> Path:
     "Where the record of a row goes."
     return Path(results)/f"{e.table}_{e.row}{'' if budget == 'cpu' else '_' + budget}_s{seed}.json"
 
+# %% ../nbs/12b_experiments.ipynb #e71ea2d4
 def asked_for(learner: DataFreeMetaLearner, pool: Pool, shots, episodes: int) -> dict:
     "What a record answers: everything that its figures depend on, before a recipe fills in what it finds in the pool."
     return json.loads(json.dumps(dict(config=learner.config, pool=f"{stable_seed(*(m.sha256 for m in pool.specs)):016x}", shots=list(shots), episodes=episodes)))
@@ -192,11 +192,13 @@ def changed(config: dict # of a `DataFreeMetaLearner`, as JSON gives it back
     usual = _flat(json.loads(json.dumps(asdict(get_recipe(config["recipe"]).settings()))))
     return {k: v for k, v in _flat(config).items() if (name := k.removeprefix("settings.")) == k or name not in usual or usual[name] != v}
 
+# %% ../nbs/12b_experiments.ipynb #27f0b93f
 def run_folder(e: Experiment, asked: dict, folder) -> Path: # asked: of `asked_for`
     "Where a row's training lives: rows that train the same on the same pool share it."
     key = stable_seed(json.dumps([changed(asked["config"]), asked["pool"]], sort_keys=True))
     return Path(folder)/"runs"/f"{e.scenario}_{asked['config']['budget']}_{e.recipe}_{key:016x}"
 
+# %% ../nbs/12b_experiments.ipynb #e12996d5
 def recorded(target: Path, asked: dict): # → the record, or None
     "A row's record, if there is one. Raises `RunError` if it answers another question."
     if not target.exists(): return None
@@ -207,6 +209,7 @@ def recorded(target: Path, asked: dict): # → the record, or None
     require(not diff, f"{target} answers another question: {', '.join(diff[:4])}: move it away, or give --results another folder", RunError)
     return record
 
+# %% ../nbs/12b_experiments.ipynb #c7971e3e
 def reproduce(e: Experiment,
               budget: str = "cpu",   # 'paper', 'cpu' or 'smoke'
               seed: int = 0,         # of the training
@@ -240,6 +243,7 @@ def reproduce(e: Experiment,
     save_json(target, record)
     return record
 
+# %% ../nbs/12b_experiments.ipynb #afcac3e6
 def trained(learner: DataFreeMetaLearner, pool: Pool, run: Path, quiet=True) -> DataFreeMetaLearner:
     "The learner after its training: read, if it is finished, else trained or gone on with."
     if (run/"model.safetensors").exists(): return DataFreeMetaLearner.load(run, learner.device)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FRESH', 'RESAVE', 'DTYPES', 'NAMES', 'STEPS', 'MAGIC', 'OLD_VERSION', 'HEAD', 'NESTS', 'PREFIXES', 'READERS',
-           'FLOATS', 'WHOLES', 'brief', 'read_safetensors', 'Refused', 'PickleMachine', 'read_pickle', 'window',
-           'read_pt', 'find_state', 'fit_names', 'read_weights', 'state_problem']
+           'FLOATS', 'WHOLES', 'brief', 'read_safetensors', 'PickleMachine', 'read_pickle', 'window', 'read_pt',
+           'find_state', 'fit_names', 'read_weights', 'state_problem']
 
 # %% ../nbs/02b_files.ipynb #8647a649
 import io, pickletools, zipfile
@@ -50,6 +50,7 @@ def _key(k): # keys whose hash is quick to compute and hard to make collide
 def _table(pairs=()): return {_key(k): v for k, v in pairs}
 def _data(*args): return args   # of no interest to us, and harmless: keep the arguments, make no object
 
+# %% ../nbs/02b_files.ipynb #3d308e88
 DTYPES = {f"torch {k}Storage": getattr(torch, v) for k, v in dict(Float="float32", Double="float64", Half="float16", BFloat16="bfloat16",
           Long="int64", Int="int32", Short="int16", Char="int8", Byte="uint8", Bool="uint8").items()}
 NAMES = {**DTYPES, "collections OrderedDict": _table, "torch._utils _rebuild_parameter": lambda tensor, *rest: tensor,

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'draw_jitter', 'shifted', 'jitter', 'Weights', 'weighted_terms', 'inversion_terms', 'check_terms',
-           'check_images', 'invert_pixels', 'adam', 'draw_recovery', 'recover_steps', 'up_to_4', 'invert_generator',
-           'judge', 'transfer_accuracy']
+           'draw_jitter', 'shifted', 'jitter', 'Weights', 'inversion_terms', 'check_terms', 'check_images',
+           'invert_pixels', 'invert_generator', 'judge', 'transfer_accuracy']
 
 # %% ../nbs/04_inversion.ipynb #dbdf888d
 import contextlib, math
@@ -141,6 +140,7 @@ class Weights:
     norm: float = 0.    # size of the pixels
     kl: str = "true"    # divergence in the boundary term: 'true', 'reverse' or 'released', see `boundary_loss`
 
+# %% ../nbs/04_inversion.ipynb #c17a3216
 def weighted_terms(teacher: Classifier, # frozen
                    x, y,                # as in `inversion_terms`
                    logits, bn,          # the teacher's answers (N, classes), and its `BNStats.loss`, if that is wanted
@@ -155,6 +155,7 @@ def weighted_terms(teacher: Classifier, # frozen
         terms["adv"] = w.adv * boundary_loss(s, logits, w.kl)
     return terms
 
+# %% ../nbs/04_inversion.ipynb #eeba6797
 def inversion_terms(teacher: Classifier, # frozen
                     x,                   # (N, C, H, W) in [0, 1]
                     y,                   # (N,) wanted labels
@@ -248,6 +249,7 @@ def up_to_4(size: int) -> int: # divisible by 4, at least `size`
     "The side of generated images for a teacher of side `size`; teachers resize what they see."
     return -(-size // 4) * 4
 
+# %% ../nbs/04_inversion.ipynb #5b7a6ff5
 def invert_generator(teacher: Classifier,  # frozen
                      per_class: int = 20,  # images of each class
                      steps: int = 200,     # gradient steps (200 in BiDf-MKD and TGR)

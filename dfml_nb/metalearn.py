@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'inner_loop', 'ReplaySettings',
-           'outer_loss', 'episode_gradient', 'stacked_gradient', 'maml_step', 'replay']
+           'outer_loss', 'episode_gradient', 'maml_step', 'replay']
 
 # %% ../nbs/07_metalearn.ipynb #50951a12
 from dataclasses import dataclass
@@ -138,6 +138,7 @@ def episode_gradient(model: Classifier, # in `batch_mode`
     by = dict(model.named_parameters()) if s.second_order else adapted      # first order: gradient at the adapted weights, used at θ
     return dict(grads=torch.autograd.grad(loss, list(by.values())), loss=loss.item(), acc=acc, adapted={k: v.detach() for k, v in adapted.items()})
 
+# %% ../nbs/07_metalearn.ipynb #eb04f814
 def stacked_gradient(model: Classifier, # in `batch_mode`
                      episodes: list,    # of equal sizes
                      s: ReplaySettings):# → as `episode_gradient`: grads summed, loss and acc averaged over the episodes, adapted of the last; and running: its batch-norm buffers
@@ -155,6 +156,7 @@ def stacked_gradient(model: Classifier, # in `batch_mode`
     return dict(grads=grads if s.second_order else [g.sum(0) for g in grads], loss=loss.item() / n, acc=(logits.argmax(-1) == answer).float().mean().item(),
                 adapted={f"net.{k}": v[-1].detach() for k, v in w.items()}, running={k: buffers[k.removeprefix("net.")][-1] for k in moving_buffers(model)})
 
+# %% ../nbs/07_metalearn.ipynb #086f0d8b
 def maml_step(model: Classifier,  # the meta-model; moved
               opt,                # its optimiser
               episodes: list,     # each with support_x, support_y, query_x, query_y; shared out among the ranks

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUDGETS_POOL_DISTILL', 'BUDGETS_DISTILL_ORACLE', 'pink_noise', 'drawn_images', 'ViewSettings', 'moved', 'mixed',
-           'lit', 'make_views', 'pool_answers', 'alike', 'match_terms', 'whitening', 'as_embedding',
-           'PoolDistillSettings', 'one_cycle', 'PoolDistill', 'DistillOracleSettings', 'DistillOracle']
+           'lit', 'make_views', 'pool_answers', 'match_terms', 'whitening', 'as_embedding', 'PoolDistillSettings',
+           'PoolDistill', 'DistillOracleSettings', 'DistillOracle']
 
 # %% ../nbs/08b_pool_distill.ipynb #fe75baec
 import math
@@ -106,11 +106,13 @@ def pool_answers(teachers: list, x) -> torch.Tensor: # frozen classifiers; (N, C
     z = [torch.cat([t(part) for part in x.split(250)]) for t in teachers]      # larger batches do not fit into a processor's cache
     return torch.cat([v - v.mean(1, keepdim=True) for v in z], 1)
 
+# %% ../nbs/08b_pool_distill.ipynb #2f6ddcb0
 def alike(f, tau: float = .1): # (B, D) → (B, B) log-probabilities
     "To which others of a batch each is how similar: log-softmax of cosines / tau, without itself."
     f = F.normalize(f, dim=1)
     return (f @ f.T / tau).masked_fill(torch.eye(len(f), dtype=torch.bool, device=f.device), -1e4).log_softmax(1)
 
+# %% ../nbs/08b_pool_distill.ipynb #5769ff84
 def match_terms(out, z,               # the student's answers and the wanted ones (B, D)
                 square: float = 1., cosine: float = 1., relations: float = 0. # weights; a term of weight 0 is not computed
                ) -> dict:             # name → weighted scalar
@@ -183,6 +185,7 @@ def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how m
     up = max(1, round(rise * steps))
     return lr * (t + 1) / up if t < up else lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
 
+# %% ../nbs/08b_pool_distill.ipynb #ca76b995
 class PoolDistill:
     "One network that answers like the whole pool. Data-free; a recipe of this project."
     together, ask, chunk = 4, 1000, 100    # teachers inverted, views asked about, and student's steps in one step of the run

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'TRAIN_RECIPES', 'draw_classes', 'teacher_data', 'TrainRecipe', 'train_recipe', 'lr_at', 'train_epoch',
-           'accuracy', 'train_teacher', 'clip_each', 'stack_plan', 'TeacherStack', 'train_stack', 'plan_teacher',
-           'pretrain_pool']
+           'accuracy', 'train_teacher', 'clip_each', 'stack_plan', 'train_stack', 'plan_teacher', 'pretrain_pool']
 
 # %% ../nbs/03b_pretrain.ipynb #f450d669
 import json, math, time
@@ -209,6 +208,7 @@ class TeacherStack:
         for k, v in self.state().items(): self.kept[k][better] = v[better]
         for t, a in enumerate(accs): self.best[t] = max(self.best[t], a); self.histories[t].append(a)
 
+# %% ../nbs/03b_pretrain.ipynb #c44b1208
 def train_stack(models: list,        # of `Classifier`, one architecture, untrained; trained in place
                 parts: list,         # of (x, y, held-out x, held-out y), see `teacher_data`
                 r: TrainRecipe,

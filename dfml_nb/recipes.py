@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
-           'from_dict', 'pretrain_seconds', 'snapshots', 'test_learner', 'result']
+           'from_dict', 'snapshots', 'test_learner', 'result']
 
 # %% ../nbs/12_recipes.ipynb #264e72a4
 import sys
@@ -184,6 +184,7 @@ def from_dict(cls,     # a data class of settings
     return cls(**{f.name: from_dict(type(getattr(cls(), f.name)), d[f.name]) if is_dataclass(getattr(cls(), f.name)) else d[f.name]
                   for f in fields(cls) if f.name in d})
 
+# %% ../nbs/12_recipes.ipynb #f6fa6872
 def pretrain_seconds(pool: Pool): # → seconds, or None if any model does not say
     "Time that went into training the models of a pool, added up."
     s = [m.trained.get("seconds") for m in pool.specs]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUPINGS', 'BUDGETS_TGR', 'random_probe', 'probed', 'fisher_embedding', 'task_similarity', 'spectral_groups',
            'even_groups', 'dissolve', 'group_unlike', 'igr_gradient', 'task_loss', 'igr_step', 'TGRSettings',
-           'recover_alone', 'Grouping', 'TGR']
+           'recover_alone', 'TGR']
 
 # %% ../nbs/11c_tgr.ipynb #a6e68ed1
 import warnings
