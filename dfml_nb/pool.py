@@ -185,7 +185,7 @@ def _blueprint(arch, n_classes, channels, size, args: str, most: int): # of a re
     except Exception as e: raise PoolError(f"model '?' cannot look at images of {channels}x{size}x{size} ({brief(e)}): correct its size and channels") from e
     return net.state_dict()
 
-# %% ../nbs/03_pool.ipynb #4b5d8541
+# %% ../nbs/03_pool.ipynb #eba8dc7e
 def wanted(spec: ModelSpec, factories=None, # the caller's own architectures: name → callable
            most: int = 10_000               # tensors that the file has
           ) -> dict:                        # name → tensor; without memory behind it if possible
@@ -200,7 +200,8 @@ def restore(spec: ModelSpec,  # what the pool says about the model
            ) -> Classifier:   # in evaluation mode, without gradients to its weights
     "Build the model that `spec` describes and fill it with `state`, after checking that they belong together. Raises `PoolError`."
     problem = state_problem(state, wanted(spec, factories, len(state)))
-    require(not problem, f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes): {problem}. Is its architecture or class count wrong? If not, {FRESH}", PoolError)
+    hint = f": {FRESH}" if problem and "NaN" in problem else f". Is its architecture or class count wrong? If not, {FRESH}"
+    require(not problem, f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes): {problem}{hint}", PoolError)
     model = Classifier(blank_net(spec, factories), tuple(spec.mean), tuple(spec.std), spec.size, spec.channels)
     model.net.load_state_dict(state)
     model.arch, model.arch_args = spec.arch, dict(spec.arch_args)
@@ -390,7 +391,7 @@ def pool_table(rows: list) -> str: # rows: of `check_pool`
     wide = [max(len(c[i]) for c in cells) for i in range(5)]
     return "\n".join("  ".join([*(v.ljust(w) for v, w in zip(c, wide)), c[5]]).rstrip() for c in cells)
 
-# %% ../nbs/03_pool.ipynb #18ec8a7f
+# %% ../nbs/03_pool.ipynb #30bd43fc
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None, factory=None, **spec):
     "The model in somebody's file, checked. Arguments as in `import_model`. → (`Classifier`, `ModelSpec`, factories)"
     file, factories = Path(file), {arch: factory} if factory else None
@@ -401,7 +402,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     state = read_weights(file)
     state = fit_names(state, wanted(spec, factories, len(state)))
     try: return restore(spec, state, factories), spec, factories
-    except PoolError as e: raise PoolError(f"{file.name}: {e}") from e
+    except PoolError as e: raise PoolError(f"{file.name}: {e}".replace(FRESH, "ask its owner for a new copy, or leave it out")) from e     # it has no row yet
 
 # %% ../nbs/03_pool.ipynb #83dc6a78
 def import_model(path,             # the pool's folder; made if it is not there
