@@ -51,8 +51,8 @@ def examples():
     for path in notebooks():
         cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
         kinds = [directives(c).keys() for c in cells]
-        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & {"export", "exporti", "hide", "slow", "cuda"})
-        for name in (n for c, k in zip(cells, kinds) if "export" in k for n in defined(c)):
+        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & {"export", "exports", "exporti", "hide", "slow", "cuda"})
+        for name in (n for c, k in zip(cells, kinds) if k & {"export", "exports"} for n in defined(c)):
             if not re.search(rf"\b{name}\b", shown):
                 yield f"{path.relative_to(root)}: {name} is public and has no example; add a cell that uses it, or export it with exporti"
 

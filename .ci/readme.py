@@ -14,7 +14,7 @@ import common
 from common import directives, load, nbs, notebooks, page_name, picture_of, root, text, where
 
 source, target, images = nbs/"index.ipynb", root/"README.md", nbs/"images"/"index"
-hidden = {"hide", "export", "exporti", "default_exp"}
+hidden = {"hide", "export", "exports", "exporti", "default_exp"}
 
 
 def no_directives(code):

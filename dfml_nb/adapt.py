@@ -138,7 +138,7 @@ def contrastive_loss(real, y,        # features (N, D) and labels (N,) of real i
 # %% ../nbs/09_adapt.ipynb #be62ae5e
 @dataclass
 class ICFILSettings:
-    "Settings of ICFIL; PURER's were never published, these were chosen on meta-validation classes (results page on calibration)."
+    "Settings of ICFIL; PURER's own are not known to us, these were chosen on meta-validation classes (results page on calibration)."
     per_class: int = 2          # pseudo images of each class
     invert_steps: int = 10      # Adam steps from noise to pseudo images
     invert_lr: float = .05      # their size, in units of pixel value
@@ -148,6 +148,7 @@ class ICFILSettings:
     tau: float = .5             # temperature of the contrastive loss
     ce: float = 1.              # weight of cross-entropy on both sets
 
+# %% ../nbs/09_adapt.ipynb #25b988d1
 def pseudo_support(model: Classifier, w: dict, way: int, # adapted weights, classes; model in `batch_mode`
                    s: ICFILSettings,
                    side: int):        # of the images in pixels; → (images (M, C, H, W) in [0, 1], labels (M,))

@@ -127,6 +127,7 @@ class Group:
     reverse: int         # how many would be copies if members and reference changed places
     close: torch.Tensor  # (K,) bool: a copy, either way
 
+# %% ../nbs/10d_audit.ipynb #e3d845cc
 def swaps(groups: list, # of `Group`
           s: AuditSettings):
     "Class by class: all places (K, T), all `close` (K,), the members (1, N), and members after `s.permutations` random swaps (B, N)."
@@ -235,7 +236,7 @@ def report(groups: list, s: AuditSettings) -> dict: # plain numbers; `ratio`: 10
 
 def audit(recovered,          # `Task`, or (images (K, C, H, W) in [0, 1], labels (K,))
           members, reference, # (images, labels): trained on, and never seen
-          spaces=None,        # name → distance; see `default_spaces`
+          spaces=None,        # name → distance; None: pixels, pattern, shifted, and features of an untrained network
           s: AuditSettings = None) -> dict: # name → `report`
     "How close do recovered images come to those that a model was trained on? Raises `DataError`."
     s, spaces = s or AuditSettings(), spaces or default_spaces(*members[0].shape[1:3])

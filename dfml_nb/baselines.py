@@ -33,6 +33,7 @@ class RandomSettings:
     arch: str = "conv4"         # of the network
     size: int = 0               # side of the images it sees; 0: the largest teacher's
 
+# %% ../nbs/11_baselines.ipynb #774d82ea
 class Untrained:
     "The meta-model as it is before training: what meta-learning has to beat."
     steps = 0
@@ -45,6 +46,7 @@ class TeacherSettings:
     "Settings of `teacher`."
     teacher: int = -1           # its place in the pool; -1: drawn by the seed; -2: the one with the best held-out accuracy
 
+# %% ../nbs/11_baselines.ipynb #e7ca2d0c
 def place_in(pool: Pool, place: int, seed) -> int:
     "`place`; or one drawn by the seed (-1), or the one with the best recorded held-out accuracy (-2). Raises `PoolError` if there is no such place, or no recorded accuracy."
     require(-2 <= place < len(pool), f"there is no teacher {place} in a pool of {len(pool)}", PoolError)
@@ -75,6 +77,7 @@ fits_average = same_architecture
 class AverageSettings:
     "`average` has nothing to set."
 
+# %% ../nbs/11_baselines.ipynb #9320877a
 def like_teachers(pool: Pool, state: dict, device) -> Classifier: # state: name → tensor
     "A trainable network of the teachers' architecture with these weights and the pool's normalisation."
     model = deepcopy(pool[0])
@@ -125,6 +128,7 @@ class OTASettings:
     "Settings of `ota`."
     reference: int = -1         # place in the pool of the teacher that gives the order; -1: drawn by the seed
 
+# %% ../nbs/11_baselines.ipynb #f1d67a50
 def fits_ota(pool: Pool) -> str: # None if it can run, else a sentence
     "Why the neurons of these teachers cannot be matched."
     s = pool.specs[0]
@@ -152,6 +156,7 @@ class PoolCentroidSettings:
     whiten: float = 0.          # above 0: even out the answers by this power of their variance over drawn images, see `whitening`
     drawn: int = 2000           # how many drawn images that is measured on
 
+# %% ../nbs/11_baselines.ipynb #9ed5c36d
 def evened(pool: Classifier, power: float, images, seed=0): # of `ensemble`; see `whitening`; (N, C, H, W) in [0, 1], of the head; → `Classifier`
     "An ensemble whose answers are stretched along the principal directions that they have on some images."
     with torch.no_grad(): f = torch.cat([pool.features(x) for x in images.split(250)])
@@ -183,6 +188,7 @@ class MamlOracleSettings:
     lr: float = 1e-3            # Adam of the meta-model
     replay: ReplaySettings = field(default_factory=lambda: ReplaySettings(episodes=4)) # way, shot, query, inner loop; episodes a step
 
+# %% ../nbs/11_baselines.ipynb #063c661d
 class MamlOracle(MetaTrainer):
     "MAML (Finn et al. 2017) on the REAL meta-train images: an upper reference, not a data-free method."
     parts = "model", "opt"

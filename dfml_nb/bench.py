@@ -155,7 +155,7 @@ def blocks(w: list,     # the weights of a `Conv4`, in order
     return x.flatten(1)
 
 # %% ../nbs/12e_bench.ipynb #3b83b413
-def conv4(w: list, x, stats=None, fill=False): # as in `blocks`; → logits (B, n_classes)
+def conv4(w: list, x, stats=None, fill=False): # weights in order; images (B, C, H, W), normalised; mean and variance of each block, None: the batch's; write them; → logits (B, n_classes)
     return F.linear(blocks(w, x, stats, fill), w[-2], w[-1])
 
 def weights_of(model) -> list: # of leaves
@@ -199,7 +199,7 @@ class Row:
 ROWS, STACKS = {}, {} # name → `Row`; STACKS: many at once against one after another
 
 def row(name: str, about: str, to=ROWS): # to: the registry
-    "Put the decorated function into a registry as a `Row`."
+    "Put the decorated function into a registry."
     def put(make): to[name] = Row(name, about, make); return make
     return put
 
@@ -539,7 +539,7 @@ def run_bench(pool=None,       # a `Pool` or its folder; None: untrained teacher
               out=None,        # JSON to write
               root=None,       # where data sets are, see `data_root`
               quiet=True       # no progress bar
-             ) -> dict:        # rows, stacks: see `measure`; sweeps; pools; wholes; device, versions, clock, budget, settings
+             ) -> dict:        # rows, stacks: seconds, bare, ratio, low, high and more of each; sweeps; pools; wholes; device, versions, clock, budget, settings
     "Measure everything. Raises `SettingsError`."
     require(budget in BUDGETS_BENCH, f"unknown budget {budget!r}: use one of {', '.join(BUDGETS_BENCH)}")
     device, data, pool = pick_device(device), load_data(data, root) if isinstance(data, str) else data, pool if pool is None or isinstance(pool, Pool) else Pool(pool)

@@ -169,7 +169,7 @@ def image_loss(ask,          # images → logits: a `BlackBox`, or the teacher i
     return (lambda v: sample_losses(ask(v), y, mine.detach(), agree, s.adv, s.boundary)), own
 
 # %% ../nbs/11b_bidf_mkd.ipynb #195c20a8
-def black_box_step(ask,      # see `image_loss`
+def black_box_step(ask,      # a `BlackBox`, or an open teacher: images → logits
                    x,        # (N, C, H, W) in [0, 1], with a history: made by a generator
                    y,        # (N,) wanted labels
                    s: AskSettings,
@@ -185,7 +185,7 @@ def black_box_step(ask,      # see `image_loss`
     return losses.mean().item()
 
 # %% ../nbs/11b_bidf_mkd.ipynb #120cafa3
-def ask_for_task(ask,              # see `image_loss`
+def ask_for_task(ask,              # a `BlackBox`, or an open teacher: images → logits
                  s: AskSettings,
                  *key,             # names the randomness
                  classes=None,     # global keys of the labels
@@ -216,6 +216,7 @@ class KDSettings:
     lr: float = .01            # inner step size, plain gradient descent
     second_order: bool = True  # differentiate through the inner loop
 
+# %% ../nbs/11b_bidf_mkd.ipynb #77d8a79b
 def distill_inner(model: Classifier, # in `batch_mode`
                   w: dict,           # weights to start from, requiring gradients
                   x,                 # support images (N, C, H, W)

@@ -240,6 +240,7 @@ CIFAR_FS = dict(
 )
 CIFAR_FS_SPLIT = {c: s for s, names in CIFAR_FS.items() for c in names.split()}   # class name → split
 
+# %% ../nbs/01_data.ipynb #fb0a6120
 def cifar_items(*parts):  # CIFAR100 objects of torchvision: `.data` uint8 (N, 32, 32, 3), `.targets`, `.classes`
     "(split, class, file name, picture) of each image; within a class CIFAR's training images come first."
     seen = Counter()
@@ -378,6 +379,7 @@ class Episode(NamedTuple):
         "The same episode on another device."
         return Episode(*(t.to(device) for t in self[:4]), self.classes)
 
+# %% ../nbs/01_data.ipynb #782297d6
 def sample_episode(split: Split, way: int, shot: int, query: int,  # as in `episode_indices`
                    *key  # what else fixes the episode
                   ) -> Episode:

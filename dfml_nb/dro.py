@@ -114,6 +114,7 @@ class DROSettings:
     teachers: int = 4          # models of each part in one ascent
     val: float = .2            # share of the second part
 
+# %% ../nbs/11d_dro.ipynb #a3d87e0c
 def split_models(n: int, val: float, *key) -> tuple: # → (first part, second part), lists of places
     "Divide the models at random; a single model is both parts."
     order = torch.randperm(n, generator=rng(*key, "split")).tolist()
@@ -175,6 +176,7 @@ class DRO:
         "Go on where another object stopped."
         self.hyper.load_state_dict(state["hyper"]); self.clock = Clock(state["seconds"]); self.write()
 
+# %% ../nbs/11d_dro.ipynb #b4ed8a6f
 BUDGETS_DRO = dict(
     paper={},
     cpu={"outer_steps": 2000},

@@ -8,6 +8,7 @@ __all__ = ['ENGINES', 'spread', 'run_rows']
 # %% ../nbs/12c_engines.ipynb #8893285e
 import os, threading, time
 from functools import partial
+from typing import Iterator
 
 from .core import DFMLError, SettingsError, require
 from .experiments import find_experiments, mean_over_data, reproduce, result_file
@@ -53,7 +54,7 @@ ENGINES = dict(local=here, dask=on_dask, ray=on_ray)
 def spread(f,                    # a function that the workers can import, of one job
            jobs,                 # a list
            engine: str = "local" # 'local', 'dask', 'ray', or with an address: 'dask:tcp://node1:8786', 'ray:auto'
-          ):                     # → yields (job, what f gave, or a `DFMLError`), as they come
+          ) -> Iterator:         # of (job, what f gave, or a `DFMLError`), as they come
     "Run jobs here or on an engine's workers. Raises `SettingsError` for an unknown engine."
     name, _, address = engine.partition(":")
     require(name in ENGINES, f"unknown engine {name!r}: use one of {', '.join(ENGINES)}, and an address after a colon if it runs elsewhere")

@@ -147,7 +147,7 @@ def load_results(folder,            # e.g. 'results'
 
 # %% ../nbs/10_evaluate.ipynb #873f2b57
 def over_seeds(records: list # results of the same experiment with different seeds
-              ) -> list:     # rows as from `evaluate`, with acc the mean, `seeds` their number, `spread` the standard deviation between seeds
+              ) -> list:     # rows as from `evaluate`: acc the mean, ci95 the mean interval of one run, `seeds` their number, `spread` the standard deviation between seeds
     "Average results over seeds, row by row."
     key = lambda r: (r.get("data"), r["way"], r["shot"], r["query_statistics"], r["selection"])
     groups = {}

@@ -27,12 +27,14 @@ class Scenario:
     test: tuple      # names of data sets
     budgets: dict    # budget → list of parts, each the arguments of `pretrain_pool`
 
+# %% ../nbs/12b_experiments.ipynb #b5bd91cc
 def _part(data, n_models, **kw): return dict(data=data, n_models=n_models, **kw)
 _glyphs = lambda n, **kw: _part("glyphs", n, **{"recipe": "short", "epochs": 1, **kw})
 _short = lambda data, n, **kw: _part(data, n, recipe="short", **kw)
 _paper = lambda data, n=100, **kw: _part(data, n, recipe="paper", **kw)
 _small_resnets = dict(opt="adam", lr=1e-3, weight_decay=0.)
 
+# %% ../nbs/12b_experiments.ipynb #5563b964
 SCENARIOS = dict(
     cifar_fs=Scenario("CIFAR-FS, Conv4", ("cifar_fs",),
         dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 20)], smoke=[_glyphs(8)])),
@@ -64,6 +66,7 @@ SCENARIOS = dict(
              cpu=[_short("cifar_fs", 4, arch_args=dict(norm="group"), lr=2e-3), _short("cifar_fs", 4, arch="vit", seed=1, **_small_resnets)],
              smoke=[_glyphs(1, arch_args=dict(norm="group"), lr=2e-3), _glyphs(1, arch="vit", seed=1, **_small_resnets)])))
 
+# %% ../nbs/12b_experiments.ipynb #10c609a7
 def make_pool(scenario: str,   # a name in `SCENARIOS`
               budget: str,     # 'paper', 'cpu' or 'smoke'
               folder,          # pools are made in folder/SCENARIO_BUDGET
@@ -124,6 +127,7 @@ CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and re
     multi_domain=dict(free={"size": 32, "outer_steps": 25, "replay.max_batches": 10}, purer={"size": 32, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle", "pool_distill"), {"size": 32})),
     multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}, pool_distill={"invert_steps": 50, "views": 20_000}))
 
+# %% ../nbs/12b_experiments.ipynb #4f582419
 def _main_rows(table, scenario):
     for row, (recipe, adapt, settings) in ROWS.items():
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
@@ -138,6 +142,7 @@ ABLATIONS = dict(  # table → row → settings
 
 SHORT_FREE = {"outer_steps": 20, "warmup": 5, "teachers": 2, "five.ngf": 32, "replay.episodes": 5, "replay.max_batches": 10, "measure": 0}
 
+# %% ../nbs/12b_experiments.ipynb #288cf686
 def _ablation_rows():
     for table, rows in ABLATIONS.items():
         for row, settings in rows.items(): yield Experiment(table, row, "cifar_fs", "free", None, settings, SHORT_FREE)
@@ -145,11 +150,13 @@ def _ablation_rows():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings)
     for n in (5, 10, 20): yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", None, {}, SHORT_FREE, n)
 
+# %% ../nbs/12b_experiments.ipynb #729496d5
 SHORT_DISTILL = {"views": 20_000, "steps": 1_500}
 
 DISTILL_PARTS = dict(all={}, centroid={}, no_whitening={"whiten": 0.}, no_mirror={"mirror": False}, no_mixing={"view.mixup": 0., "view.cutmix": 0.}, few_images={"per_class": 5}, noise_start={"start": "noise", "invert_lr": .05, "w.bn": .1},
                      drawn_only={"drawn": 1.}, half_drawn={"drawn": .5}, square_only={"cosine": 0.}, cosine_only={"square": 0.}, relations={"relations": 1.})
 
+# %% ../nbs/12b_experiments.ipynb #b6d282f5
 def _beyond_rows():
     row = lambda name, recipe, adapt=None, settings=(), models=None, cpu=(), table="beyond": Experiment(table, name, "cifar_fs_100", recipe, adapt, dict(settings), dict(cpu), models)
     for n in (24, None):
@@ -193,7 +200,7 @@ def changed(config: dict # of a `DataFreeMetaLearner`, as JSON gives it back
     return {k: v for k, v in _flat(config).items() if (name := k.removeprefix("settings.")) == k or name not in usual or usual[name] != v}
 
 # %% ../nbs/12b_experiments.ipynb #27f0b93f
-def run_folder(e: Experiment, asked: dict, folder) -> Path: # asked: of `asked_for`
+def run_folder(e: Experiment, asked: dict, folder) -> Path: # asked: the record's `asked`
     "Where a row's training lives: rows that train the same on the same pool share it."
     key = stable_seed(json.dumps([changed(asked["config"]), asked["pool"]], sort_keys=True))
     return Path(folder)/"runs"/f"{e.scenario}_{asked['config']['budget']}_{e.recipe}_{key:016x}"

@@ -31,7 +31,7 @@ def checked_trust(pool: Pool, s): # s: settings; → tensor (teachers,), or None
 
 # %% ../nbs/07b_free.ipynb #9d567e5e
 class MetaTrainer:
-    "What trainers with a memory share; a method adds `step`."
+    "What meta-trainers share; a method adds `step`."
     parts = "model", "opt", "memory"       # attributes with `state_dict` and `load_state_dict`
     def __init__(self, pool: Pool, # the teachers
                  s,                # settings: outer_steps, teachers, distinct, arch, size, lr, memory, replay

@@ -280,7 +280,7 @@ def judge(task: Task, teacher: Classifier # the one it was recovered from
 @torch.no_grad()
 def transfer_accuracy(task: Task, other: Classifier, # a teacher that had no part in the recovery
                       classes: list # global keys of its labels
-                     ): # → (accuracy 0..1 or None, number of images)
+                     ) -> tuple: # (accuracy 0..1 or None, number of images)
     "How often another teacher names the right class, on the images whose class it knows; None if it knows none of them."
     where = torch.tensor([classes.index(c) if c in classes else -1 for c in task.classes], device=task.y.device)[task.y]
     known = where >= 0

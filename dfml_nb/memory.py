@@ -16,12 +16,12 @@ from .inversion import Task
 
 # %% ../nbs/06_memory.ipynb #9ae54ad5
 def to_bytes(x # float in [0, 1], any shape
-            ):    # uint8 in 0..255, the same shape
+            ) -> torch.Tensor: # uint8 in 0..255, the same shape
     "Images as bytes, rounded to the nearest level."
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 def to_float(b # uint8, any shape
-            ):    # float32 in [0, 1]
+            ) -> torch.Tensor: # float32 in [0, 1]
     "Bytes as images."
     return b.float() / 255
 

@@ -35,7 +35,7 @@ class FIveSettings:
     pad: int = 4               # shift them by up to so many pixels
     w: Weights = field(default_factory=Weights) # of the inversion terms
 
-    def draw(self, teacher: Classifier, gen): # gen: a CPU `torch.Generator`; → as `draw_recovery`
+    def draw(self, teacher: Classifier, gen): # gen: a CPU `torch.Generator`; → (noise (images, nz), where the images are moved to at each step)
         "The randomness of one recovery from `teacher`."
         return draw_recovery(gen, teacher.n_classes * self.per_class, self.nz, self.steps, self.pad)
 
@@ -43,7 +43,7 @@ class FIveSettings:
 def adapt_generator(generator: Generator,  # the meta-generator; not changed
                     teacher: Classifier,   # frozen
                     s: FIveSettings,
-                    drawn: tuple,          # of `FIveSettings.draw`
+                    drawn: tuple,          # of `s.draw`: noise, and where the images are moved to at each step
                     student=None,          # x → logits, or None
                     watch=None):           # called with (step, images, terms)
     "Recover images from one teacher in `s.steps` steps. → (images, labels, meta-gradients, terms of the last step); FREE, inner loop of FIve."

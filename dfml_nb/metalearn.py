@@ -193,7 +193,7 @@ def replay(model: Classifier, opt, # the meta-model and its optimiser
            s: ReplaySettings,
            *key,                   # names the randomness
            device="cpu"
-          ):                       # → dict(batches, acc: mean, accs: of each batch, adapted, loss: of the last batch), or None if memory holds too little, or `max_batches` is 0
+          ) -> dict:               # batches, acc: mean, accs: of each batch, adapted, loss: of the last batch; or None if memory holds too little, or `max_batches` is 0
     "Rehearse cross-task episodes by MAML until nothing is gained (FREE, cross-task replay)."
     if s.max_batches < 1 or sum(len(r) >= s.shot + s.query for r in memory.rings.values()) < s.way: return None
     best, since, n, accs = -1., 0, 0, []

@@ -170,7 +170,7 @@ def channels_last(x): # (B, C, H, W)
 # %% ../nbs/02_nets.ipynb #3d853d8f
 def resized(x,     # (B, C, H, W)
             shape  # (height, width) in pixels
-           ):      # (B, C, *shape)
+           ) -> torch.Tensor: # (B, C, *shape)
     "Images in another size, smoothly and differentiably; unchanged where it is theirs."
     return x if x.shape[-2:] == tuple(shape) else F.interpolate(x, tuple(shape), mode="bilinear", align_corners=False, antialias=True)
 
@@ -386,6 +386,7 @@ class StackSettings:
     bf16: bool = False      # convolutions and products in bfloat16 (autocast); weights stay as they are
     compile: bool = False   # `torch.compile` the forward and backward pass; minutes at first, then faster
 
+# %% ../nbs/02_nets.ipynb #3491eff0
 def copies(tensors,         # name → tensor, or pairs of them, e.g. `net.named_parameters()`
            n: int           # copies
           ) -> dict:        # name → (n, …), detached

@@ -10,6 +10,7 @@ __all__ = ['GLYPHS', 'FAMILIES', 'LUMA', 'show_images', 'faces_of', 'glyph_mask'
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
+from typing import Iterator
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,7 @@ def show_images(x,             # float (B, C, H, W) in [0, 1] or uint8; tensor o
                 titles=None,   # strings, the i-th above the i-th image; may be fewer
                 size: float=.5 # inches an image
                ):              # the matplotlib figure
-    "Images as a grid, in one picture."
+    "Images as a grid, in one picture; returns the matplotlib figure."
     import matplotlib.pyplot as plt
     x = torch.as_tensor(x).detach().cpu()
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float().clamp(0, 1)
@@ -145,7 +146,7 @@ def glyph_rows(classes: dict,         # class name → character
                family: str="all",     # a name in `FAMILIES`
                n_per_class: int=60,   # pictures a class
                size: int=32           # pixels
-              ):                      # yields uint8 (3, size, size), class by class
+              ) -> Iterator:          # of uint8 (3, size, size), class by class
     "Pictures of the characters; each class has a random stream of its own, so its first pictures never change."
     for name, char in classes.items():
         r, faces = np.random.RandomState(stable_seed("glyphs", family, name) % 2**32), faces_of(char, family)

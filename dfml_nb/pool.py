@@ -64,6 +64,7 @@ def _notes(v): # `trained`: what other rooms read in it must be of the right kin
 
 DEVICES = r"(?!(?:con|prn|aux|nul|com\d|lpt\d)\.)"     # no file may have such a name on Windows
 
+# %% ../nbs/03_pool.ipynb #c44ebbb4
 SPEC_RULES = dict(
     name=(lambda s: _text(s.name), "must be text of at most 200 printable characters"),
     arch=(lambda s: _text(s.arch), "must be the name of an architecture"),
@@ -82,6 +83,7 @@ SPEC_RULES = dict(
           "must be a plain file name ending in .safetensors, inside the pool's folder"),
     sha256=(lambda s: isinstance(s.sha256, str) and re.fullmatch("[0-9a-f]{64}", s.sha256), "must be 64 hexadecimal digits"))
 
+# %% ../nbs/03_pool.ipynb #64b2814c
 def check_spec(spec: ModelSpec, skip=()) -> ModelSpec: # skip: names of fields not to look at; returns `spec`
     "Raises `PoolError` naming the model and the field if a field of `spec` cannot be right."
     for name, (ok, rule) in SPEC_RULES.items():

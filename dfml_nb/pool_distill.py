@@ -67,6 +67,7 @@ class ViewSettings:
     cutmix: float = .33        # share that has a rectangle of another image
     light: float = .2          # largest change of brightness and of contrast, as a part of 1
 
+# %% ../nbs/08b_pool_distill.ipynb #d37b67be
 def moved(x, gen, pad: int = 4, flip=True): # (N, C, H, W), a CPU generator, see `ViewSettings`; → (N, C, H, W)
     "Shift and mirror each image in its own way."
     n, c, h, w = x.shape
@@ -310,6 +311,7 @@ class DistillOracleSettings(PoolDistillSettings):
     data: str = ""              # data sets whose meta-train images it sees, joined by '+'; '': the one that the pool's teachers come from
     root: str = ""              # folder of the data sets; '': the default, see `data_root`
 
+# %% ../nbs/08b_pool_distill.ipynb #919ab50f
 class DistillOracle(PoolDistill):
     "`PoolDistill` with REAL unlabelled meta-train images in the place of recovered ones: an upper reference, not a data-free method."
     def __init__(self, pool: Pool, s: DistillOracleSettings, seed: int, device):
@@ -323,4 +325,5 @@ class DistillOracle(PoolDistill):
         "`n` real images, equally many of each data set."
         return to_bytes(torch.cat([self.fitted(p.x(torch.randint(len(p), (-(-n // len(self.splits)),), generator=gen))) for p in self.splits]))
 
+# %% ../nbs/08b_pool_distill.ipynb #0b70b0ae
 BUDGETS_DISTILL_ORACLE = {b: {k: v for k, v in changes.items() if k not in ("per_class", "invert_steps", "invert_lr")} for b, changes in BUDGETS_POOL_DISTILL.items()}

@@ -69,6 +69,7 @@ TRAIN_RECIPES = dict(
                conv4=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam", weight_decay=0.),
                vit=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam", lr=1e-3, weight_decay=0.)))
 
+# %% ../nbs/03b_pretrain.ipynb #cc213b8a
 def train_recipe(recipe: str, # name in `TRAIN_RECIPES`
                  arch: str,   # each architecture may have a row of its own
                  **overrides  # fields of `TrainRecipe`

@@ -81,6 +81,7 @@ RECIPES = dict(
     maml_oracle=Recipe("MAML on the real images: an upper reference, NOT data-free", MamlOracle, MamlOracleSettings, BUDGETS_MAML_ORACLE, data_free=False),
     distill_oracle=Recipe("pool_distill on the real images, unlabelled: an upper reference, NOT data-free", DistillOracle, DistillOracleSettings, BUDGETS_DISTILL_ORACLE, "ridge", data_free=False))
 
+# %% ../nbs/12_recipes.ipynb #2bdcfd8a
 def get_recipe(name: str) -> Recipe:
     "Look up a recipe. Raises `SettingsError`."
     require(name in RECIPES, f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}")
@@ -149,14 +150,14 @@ class DataFreeMetaLearner:
               way: int = None,       # number of classes; by default the largest label + 1
               how: str = None        # a name in `ADAPTERS`; by default the recipe's
              ) -> FewShotClassifier:
-        "A classifier for a new task. Raises `EpisodeError`, `SettingsError`."
+        "A classifier for a new task. Raises `EpisodeError`, `SettingsError`, and `RunError` before `fit`."
         self._fitted()
         return get_adapter(how or get_recipe(self.recipe).adapt)(self.model, x.to(self.device), y.to(self.device), way or int(y.max()) + 1)
 
     def _fitted(self): require(self.model is not None, "this learner has not learned yet: call fit, or load one that has", RunError)
 
     def save(self, path): # a .safetensors file
-        "Write the meta-model and all that identifies it."
+        "Write the meta-model and all that identifies it. Raises `RunError` before `fit`."
         self._fitted()
         save_model(self.model, path, config=self.config, about=self.about)
 

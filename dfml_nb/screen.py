@@ -112,6 +112,7 @@ class ScreenSettings:
     spread: tuple = (.3, .5)  # entropy of its answers to all teachers' images, as a fraction of the largest
     agree: tuple = (.65, .75)  # how well it and the others tell their common classes apart
 
+# %% ../nbs/06b_screen.ipynb #12b9adf2
 def ramp(value,       # a score, or None if it is unknown
          pair: tuple  # (bad, good), in either order
         ) -> float:   # 0..1; 1 if unknown
@@ -169,7 +170,7 @@ def _seen(layer, out): # a hook that appends the layer's gap to `out`
 
 @torch.no_grad()
 def bn_gap(teacher: Classifier, x # (N, C, H, W) in [0, 1]
-          ):                      # → mean of |log ratio| of variances, ≥ 0; None without batch norm
+          ) -> float:             # mean of |log ratio| of variances, ≥ 0; None without batch norm
     "How far the variances of `x` are from those that the teacher's batch norm remembers."
     out, layers = [], [m for m in batch_norms(teacher).values() if m.running_var is not None]
     hooks = [_seen(m, out) for m in layers]
@@ -209,7 +210,7 @@ def spread(teacher: Classifier, tasks: list, # of all teachers
 # %% ../nbs/06b_screen.ipynb #1f511eda
 def separation(z,      # (N,) scores
                hit     # (N,) bool: the images that should score higher
-              ):       # → 0..1, or None if all or none are hits
+              ) -> float: # 0..1, or None if all or none are hits
     "How often a hit scores higher than a miss, ties counting half (area under the ROC curve)."
     a, b = z[hit], z[~hit]
     if not len(a) or not len(b): return None
@@ -254,11 +255,11 @@ def examine(pool: Pool, tasks: list, # one a teacher
 
 # %% ../nbs/06b_screen.ipynb #b2ee58d0
 def consensus(n: int,          # teachers
-              said: dict,      # of `examine`
+              said: dict,      # (i, j) → (mean separation 0..1, number of separations), i < j
               first: list,     # n weights, 0..1: trust before anybody is asked
               rounds: int = 10, # of voting
               prior: float = .8 # one vote that everybody starts with
-             ):                # → (list of mean separations 0..1 by trusted partners, or None; list of trusted votes)
+             ) -> tuple:       # (list of mean separations 0..1 by trusted partners, or None; list of trusted votes)
     "Agreement of each teacher with the others, every vote weighted by the voter's own agreement."
     agree, votes = [1.] * n, [0.] * n
     for _ in range(rounds):

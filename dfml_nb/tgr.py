@@ -181,6 +181,7 @@ class TGRSettings:
     w: Weights = field(default_factory=lambda: Weights(bn=1., adv=0.)) # of the inversion terms
     replay: ReplaySettings = field(default_factory=lambda: ReplaySettings(episodes=16, patience=4))
 
+# %% ../nbs/11c_tgr.ipynb #91ed7185
 def recover_alone(teacher: Classifier, # frozen
                   s: TGRSettings, steps: int,
                   size: int, channels: int, # of the images
