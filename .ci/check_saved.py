@@ -4,7 +4,7 @@ import ast, os, re, subprocess, sys, tempfile
 from pathlib import Path
 
 import common, readme
-from common import directives, load, notebooks, picture_of, root, text, where
+from common import directives, exported, load, notebooks, picture_of, root, text, where
 
 
 def remade(module, name, change=lambda copy: None):
@@ -51,8 +51,8 @@ def examples():
     for path in notebooks():
         cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
         kinds = [directives(c).keys() for c in cells]
-        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & {"export", "exports", "exporti", "hide", "slow", "cuda"})
-        for name in (n for c, k in zip(cells, kinds) if k & {"export", "exports"} for n in defined(c)):
+        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & (exported | {"hide", "slow", "cuda"}))
+        for name in (n for c, k in zip(cells, kinds) if k & (exported - {"exporti"}) for n in defined(c)):
             if not re.search(rf"\b{name}\b", shown):
                 yield f"{path.relative_to(root)}: {name} is public and has no example; add a cell that uses it, or export it with exporti"
 

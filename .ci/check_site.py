@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat, yaml
 
 import common, sidebar
-from common import directives, load, notebooks, page_name, picture_of, prose, report, text, where
+from common import directives, exported, load, notebooks, page_name, picture_of, prose, report, text, where
 
 max_picture, max_notebook = 100_000, 1_500_000
 machine_path = re.compile(r"(?<![\w.:/~$}-])/(?:work|tmp|root|home|Users|private|mnt|opt|srv|var/folders)/[\w.]|\b[A-Z]:\\\\?Users\b")
@@ -149,7 +149,7 @@ def check_saved_cells(nb, name, problems):
             if o["output_type"] == "error": problems.append(f"{at}: an error is saved: {o.get('ename')}: {str(o.get('evalue'))[:80]}")
             if o.get("name") == "stderr": problems.append(f"{at}: output on the error stream is saved: {text(o['text']).strip()[:80]!r}")
         d = directives(source)
-        if {"export", "exports", "exporti", "exec_doc"} & d.keys() or d.get("eval") == "false" or "nbdev_export()" in source: continue
+        if (exported | {"exec_doc"}) & d.keys() or d.get("eval") == "false" or "nbdev_export()" in source: continue
         try: nodes = list(ast.walk(ast.parse(re.sub(r"^\s*[%!].*", "", source, flags=re.M))))
         except SyntaxError: continue
         if any(isinstance(x, (ast.Import, ast.ImportFrom)) for x in nodes):

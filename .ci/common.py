@@ -5,6 +5,7 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/"nbs"
+exported = {"export", "exports", "exporti"}   # directives of cells that go into a module
 ignored = re.compile(r"^(\.git|\.venv|_proc|_docs|build|dist|__pycache__|\.ipynb_checkpoints|.*\.egg-info|.*\.dist-info)$")
 
 

@@ -11,10 +11,10 @@ import os, re, subprocess, sys, tempfile
 from pathlib import Path
 
 import common
-from common import directives, load, nbs, notebooks, page_name, picture_of, root, text, where
+from common import directives, exported, load, nbs, notebooks, page_name, picture_of, root, text, where
 
 source, target, images = nbs/"index.ipynb", root/"README.md", nbs/"images"/"index"
-hidden = {"hide", "export", "exports", "exporti", "default_exp"}
+hidden = exported | {"hide", "default_exp"}
 
 
 def no_directives(code):

@@ -29,7 +29,7 @@ def one(path, flags, out):
             super().cell(cell, *args, **kw)
             ran.append(cell.idx_)
             d = cell.directives_
-            seen = not ({"hide", "export", "exports", "exporti"} & d.keys()) and not any(d.get(k) == ["false"] for k in ("include:", "output:"))
+            seen = not ((common.exported | {"hide"}) & d.keys()) and not any(d.get(k) == ["false"] for k in ("include:", "output:"))
             if seen and shown(cell.outputs) and not shown(saved): unsaved.append(f"cell {cell.idx_} ({cell.get('id')})")
 
     nbdev.test.CaptureShell = Shell

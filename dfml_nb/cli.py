@@ -31,7 +31,7 @@ from .ranks import joined, rank
 from .recipes import BUDGETS, POOL_BUDGETS, RECIPES, DataFreeMetaLearner, budget_text, get_recipe, result, test_learner
 from .screen import screen as screen_pool, screen_table, trust_weights
 
-# %% ../nbs/13_cli.ipynb #89999b0d
+# %% ../nbs/13_cli.ipynb #49c0cd39
 def pretrain(data: str,           # name of a data set
              out: str,            # the pool's folder
              root: str = None,    # where data sets are, see `data_root`
@@ -63,9 +63,8 @@ def import_files(source: str,        # a model file, or a folder of them
     "Put somebody's model files into a pool; checked, without running anything in them, and of a folder all or none."
     require(classes or names, "say how many classes the models have (--classes), or what they are (--names)")
     about = dict(size=size, mean=mean, std=std, n_classes=classes, class_names=names, domain=domain)
-    with claimed(out):
-        if Path(source).is_dir(): import_folder(out, source, arch, quiet=quiet, **about)
-        else: import_model(out, source, arch, **about)
+    if Path(source).is_dir(): import_folder(out, source, arch, quiet=quiet, **about)
+    else: import_model(out, source, arch, **about)
     pool = Pool(out)
     print(f"{out}: {pool}")
     return pool
@@ -252,7 +251,7 @@ def demo_pictures(learner, pool: Pool, out: Path):
     fig.savefig(out/"recovered.png", dpi=100)
     plt.close(fig)
 
-# %% ../nbs/13_cli.ipynb #0174a0c6
+# %% ../nbs/13_cli.ipynb #66531670
 def parser() -> argparse.ArgumentParser:
     "The command line of `dfml`."
     p = argparse.ArgumentParser("dfml", description="Data-free meta-learning: from a pool of pre-trained classifiers to a few-shot learner.")
@@ -286,7 +285,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--mean", required=True, help="of their normalisation, one number a channel, for example .485,.456,.406")
     c.add_argument("--std", required=True, help="the same for the deviation")
     c.add_argument("--classes", type=int, help="number of outputs")
-    c.add_argument("--names", help="what the outputs mean, in order, separated by commas; needed for comparing teachers")
+    c.add_argument("--names", type=lambda s: s.split(","), help="what the outputs mean, in order, separated by commas; needed for comparing teachers")
     c.add_argument("--domain", help="one word for where the classes come from; equal names in equal domains are one class")
 
     c = command(check)
@@ -370,7 +369,7 @@ def silenced(): # all ranks but the first one
         if rank() > 0: stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
 
-# %% ../nbs/13_cli.ipynb #bc8cc480
+# %% ../nbs/13_cli.ipynb #eab10e08
 def main(argv=None) -> int: # exit status: 0 done, 2 a clear error, 130 stopped by Ctrl-C, 143 by SIGTERM
     "The `dfml` command."
     args = vars(parser().parse_args(argv))
@@ -383,7 +382,6 @@ def main(argv=None) -> int: # exit status: 0 done, 2 a clear error, 130 stopped 
         if "shots" in args: args["shots"] = parse_numbers(args["shots"], "--shots", 1)
         if "seeds" in args: args["seeds"] = parse_numbers(args["seeds"], "--seeds", 0)
         for k in {"mean", "std"} & args.keys(): args[k] = parse_decimals(args[k], f"--{k}")
-        if args.get("names") and command == "import": args["names"] = args["names"].split(",")
         if "settings" in args: args["settings"] = parse_settings(args["settings"])
         require(copies == 1 or command in ("pretrain", "train"), f"dfml {command} runs in one process: start it without torchrun (many rows on many machines: dfml reproduce --engine)")
         with joined(args.get("device")) if copies > 1 else contextlib.nullcontext(), silenced(): f(**args)

@@ -187,7 +187,7 @@ def _blueprint(arch, n_classes, channels, size, args: str, most: int): # of a re
     except Exception as e: raise PoolError(f"model '?' cannot look at images of {channels}x{size}x{size} ({brief(e)}): correct its size and channels") from e
     return net.state_dict()
 
-# %% ../nbs/03_pool.ipynb #eba8dc7e
+# %% ../nbs/03_pool.ipynb #3ac0a62c
 def wanted(spec: ModelSpec, factories=None, # the caller's own architectures: name → callable
            most: int = 10_000               # tensors that the file has
           ) -> dict:                        # name → tensor; without memory behind it if possible
@@ -198,24 +198,25 @@ def wanted(spec: ModelSpec, factories=None, # the caller's own architectures: na
 
 def restore(spec: ModelSpec,  # what the pool says about the model
             state: dict,      # name → tensor, as read from its file
-            factories=None    # the caller's own architectures: name → callable
+            factories=None,   # the caller's own architectures: name → callable
+            advice: str = FRESH # what to do with a file that is bad in itself
            ) -> Classifier:   # in evaluation mode, without gradients to its weights
     "Build the model that `spec` describes and fill it with `state`, after checking that they belong together. Raises `PoolError`."
     problem = state_problem(state, wanted(spec, factories, len(state)))
-    hint = f": {FRESH}" if problem and "NaN" in problem else f". Is its architecture or class count wrong? If not, {FRESH}"
+    hint = f": {advice}" if problem and "NaN" in problem else f". Is its architecture or class count wrong? If not, {advice}"
     require(not problem, f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes): {problem}{hint}", PoolError)
     model = Classifier(blank_net(spec, factories), tuple(spec.mean), tuple(spec.std), spec.size, spec.channels)
     model.net.load_state_dict(state)
     model.arch, model.arch_args = spec.arch, dict(spec.arch_args)
-    return _probe(freeze(model), spec)
+    return _probe(freeze(model), spec, advice)
 
 @torch.no_grad()
-def _probe(model, spec): # ask for one answer
+def _probe(model, spec, advice): # ask for one answer
     try: out = model(torch.zeros(1, spec.channels, spec.size, spec.size))
     except Exception as e: raise PoolError(f"model {spec.name!r} cannot look at images of {spec.channels}x{spec.size}x{spec.size} ({brief(e)}): correct its size and channels") from e
     require(isinstance(out, torch.Tensor) and tuple(out.shape) == (1, spec.n_classes),
             f"model {spec.name!r} answers with shape {tuple(getattr(out, 'shape', ()))} where {spec.n_classes} classes need (1, {spec.n_classes}): correct its class count or names", PoolError)
-    require(out.isfinite().all(), f"model {spec.name!r} answers with NaN or infinity: {FRESH}", PoolError)
+    require(out.isfinite().all(), f"model {spec.name!r} answers with NaN or infinity: {advice}", PoolError)
     return model
 
 # %% ../nbs/03_pool.ipynb #4d7396d0
@@ -393,7 +394,7 @@ def pool_table(rows: list) -> str: # rows: of `check_pool`
     wide = [max(len(c[i]) for c in cells) for i in range(5)]
     return "\n".join("  ".join([*(v.ljust(w) for v, w in zip(c, wide)), c[5]]).rstrip() for c in cells)
 
-# %% ../nbs/03_pool.ipynb #30bd43fc
+# %% ../nbs/03_pool.ipynb #ccab099b
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None, factory=None, **spec):
     "The model in somebody's file, checked. Arguments as in `import_model`. → (`Classifier`, `ModelSpec`, factories)"
     file, factories = Path(file), {arch: factory} if factory else None
@@ -403,8 +404,8 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
                                 **{"trained": dict(imported=file.name), **spec}), skip=("file", "sha256"))
     state = read_weights(file)
     state = fit_names(state, wanted(spec, factories, len(state)))
-    try: return restore(spec, state, factories), spec, factories
-    except PoolError as e: raise PoolError(f"{file.name}: {e}".replace(FRESH, "ask its owner for a new copy, or leave it out")) from e     # it has no row yet
+    try: return restore(spec, state, factories, "ask its owner for a new copy, or leave it out"), spec, factories      # it has no row in an index yet
+    except PoolError as e: raise PoolError(f"{file.name}: {e}") from e
 
 # %% ../nbs/03_pool.ipynb #83dc6a78
 def import_model(path,             # the pool's folder; made if it is not there
