@@ -147,22 +147,28 @@ class OTA:
         ref, chain = pool[s.reference].net.state_dict(), CHAINS[pool.specs[0].arch]
         with self.clock("learn"): self.model = like_teachers(pool, average_weights(align(m.net.state_dict(), ref, chain) for m in pool), device)
 
-# %% ../nbs/11_baselines.ipynb #edfe4027
+# %% ../nbs/11_baselines.ipynb #dbcc10f8
 @dataclass
 class PoolCentroidSettings:
     "Settings of `pool_centroid`."
     teachers: int = 0           # how many are asked, in an order drawn by the seed; 0: all
     soft: float = 0.            # above 0: their probabilities at this temperature, instead of log-probabilities
-    whiten: float = 0.          # above 0: even out the answers by this power of their variance over drawn images, see `whitening`
+    whiten: float = 0.          # above 0: even out the log-probabilities by this power of their variance over drawn images, see `whitening`; with soft, both side by side
     drawn: int = 2000           # how many drawn images that is measured on
 
-# %% ../nbs/11_baselines.ipynb #9ed5c36d
-def evened(pool: Classifier, power: float, images, seed=0): # of `ensemble`; see `whitening`; (N, C, H, W) in [0, 1], of the head; → `Classifier`
+# %% ../nbs/11_baselines.ipynb #da0a6b87
+def evened(pool: Classifier,     # of `ensemble`, of the same head
+           power: float, images, # see `whitening`; (N, C, H, W) in [0, 1]
+           seed=0,               # of the head
+           soft: float = 0.      # above 0: probabilities at this temperature beside, see `Embedding`
+          ) -> Classifier:
     "An ensemble whose answers are stretched along the principal directions that they have on some images."
     with torch.no_grad(): f = torch.cat([pool.features(x) for x in images.split(250)])
-    model = build_classifier("embedding", pool.n_classes, pool.channels, None, seed=(seed, "evened"), of="pool", dim=f.shape[1], **pool.arch_args).to(f.device)
+    rows, ways = whitening(f, power).T, [m.n_classes for m in pool.net.members] if soft else []
+    if soft: rows = torch.cat([rows, torch.eye(len(rows)).to(rows) / soft])
+    model = build_classifier("embedding", pool.n_classes, pool.channels, None, seed=(seed, "evened"), of="pool", dim=len(rows), ways=ways, **pool.arch_args).to(f.device)
     state = {k: v for k, v in pool.net.state_dict().items() if not k.startswith("head.")}
-    model.net.body.load_state_dict({**state, "head.weight": whitening(f, power).T, "head.bias": torch.zeros(f.shape[1])})
+    model.net.body.load_state_dict({**state, "head.weight": rows, "head.bias": torch.zeros(len(rows))})
     return freeze(model)
 
 class PoolCentroid:
@@ -172,9 +178,9 @@ class PoolCentroid:
         require(0 <= s.teachers <= len(pool), f"{s.teachers} teachers cannot be asked in a pool of {len(pool)}: teachers must be between 0 (all) and {len(pool)}", PoolError)
         require(s.soft >= 0 and s.whiten >= 0 and s.drawn >= 2, "soft and whiten must be 0 or more, drawn at least 2")
         order = torch.randperm(len(pool), generator=rng(seed, "which teachers")).tolist()[:s.teachers or None]
-        self.clock, self.model = Clock(), ensemble([pool[j] for j in order], pool.way, seed, s.soft).to(device)
+        self.clock, self.model = Clock(), ensemble([pool[j] for j in order], pool.way, seed, 0. if s.whiten else s.soft).to(device)
         if s.whiten:
-            with self.clock("learn"): self.model = evened(self.model, s.whiten, drawn_images(s.drawn, pool.size, rng(seed, "drawn"), pool.channels).to(device), seed)
+            with self.clock("learn"): self.model = evened(self.model, s.whiten, drawn_images(s.drawn, pool.size, rng(seed, "drawn"), pool.channels).to(device), seed, s.soft)
 
 # %% ../nbs/11_baselines.ipynb #12013a3f
 @dataclass

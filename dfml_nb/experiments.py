@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCENARIOS', 'WIZWAND', 'MAML_REAL', 'PUBLISHED', 'ROWS', 'TABLES', 'CPU_SCENARIO', 'ABLATIONS', 'SHORT_FREE',
-           'SHORT_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'Scenario', 'make_pool', 'Experiment', 'find_experiments',
-           'result_file', 'run_folder', 'reproduce', 'mean_over_data']
+           'SHORT_DISTILL', 'PLAIN_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'Scenario', 'make_pool', 'Experiment',
+           'find_experiments', 'result_file', 'run_folder', 'reproduce', 'mean_over_data']
 
 # %% ../nbs/12b_experiments.ipynb #d8814cc3
 import contextlib, json, os, time
@@ -80,7 +80,7 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
         made = [pretrain_pool(d, where/f"part{i}" if len(parts) > 1 else where, device=device, quiet=quiet, **p) for i, (d, p) in enumerate(zip(data, parts))]
         return made[0] if len(made) == 1 else merge_pools(where/"all", made)
 
-# %% ../nbs/12b_experiments.ipynb #312bdc20
+# %% ../nbs/12b_experiments.ipynb #5b6589e5
 @dataclass(frozen=True)
 class Experiment:
     "One row of one table."
@@ -123,8 +123,11 @@ ROWS = dict(   # row of a main table → recipe, adaptation, settings
 TABLES = dict(cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_main="cub", disjoint="disjoint", multi_domain="multi_domain",
               multi_arch="multi_arch", model_scale="model_scale", mixed_ways="mixed_ways", no_batch_norm="no_batch_norm")   # table → scenario
 
+_small = {"size": 32}
+_one_large = dict(free={**_small, "outer_steps": 25, "replay.max_batches": 10}, purer={**_small, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle"), _small))
+_large = dict(_one_large, pool_distill={**_small, "per_class": 10, "views": 20_000, "steps": 3_000})
 CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
-    multi_domain=dict(free={"size": 32, "outer_steps": 25, "replay.max_batches": 10}, purer={"size": 32, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle", "pool_distill"), {"size": 32})),
+    mini_imagenet=_large, cub=_large, multi_domain=dict(_one_large, pool_distill=_small),
     multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}, pool_distill={"invert_steps": 50, "views": 20_000}))
 
 # %% ../nbs/12b_experiments.ipynb #4f582419
@@ -150,25 +153,28 @@ def _ablation_rows():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings)
     for n in (5, 10, 20): yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", None, {}, SHORT_FREE, n)
 
-# %% ../nbs/12b_experiments.ipynb #729496d5
-SHORT_DISTILL = {"views": 20_000, "steps": 1_500}
+# %% ../nbs/12b_experiments.ipynb #579a4b36
+SHORT_DISTILL, PLAIN_DISTILL = {"views": 20_000, "steps": 1_500}, {"hidden": 0, "soft": 0.}
 
 DISTILL_PARTS = dict(all={}, centroid={}, no_whitening={"whiten": 0.}, no_mirror={"mirror": False}, no_mixing={"view.mixup": 0., "view.cutmix": 0.}, few_images={"per_class": 5}, noise_start={"start": "noise", "invert_lr": .05, "w.bn": .1},
-                     drawn_only={"drawn": 1.}, half_drawn={"drawn": .5}, square_only={"cosine": 0.}, cosine_only={"square": 0.}, relations={"relations": 1.})
+                     drawn_only={"drawn": 1.}, half_drawn={"drawn": .5}, square_only={"cosine": 0.}, cosine_only={"square": 0.}, relations={"relations": 1.}, hidden={"hidden": 512}, soft={"soft": 2.}, hidden_soft={"hidden": 512, "soft": 2.})
 
-# %% ../nbs/12b_experiments.ipynb #b6d282f5
+# %% ../nbs/12b_experiments.ipynb #594037d0
 def _beyond_rows():
     row = lambda name, recipe, adapt=None, settings=(), models=None, cpu=(), table="beyond": Experiment(table, name, "cifar_fs_100", recipe, adapt, dict(settings), dict(cpu), models)
     for n in (24, None):
         yield row(f"distill_{n or 100}", "pool_distill", models=n)
         yield row(f"distill_{n or 100}_centroid", "pool_distill", "centroid_own", models=n)
         yield row(f"oracle_{n or 100}", "distill_oracle", models=n)
+        yield row(f"plain_{n or 100}", "pool_distill", settings=PLAIN_DISTILL, models=n)
+        yield row(f"plain_oracle_{n or 100}", "distill_oracle", settings=PLAIN_DISTILL, models=n)
     yield row("distill_resnet10", "pool_distill", settings={"arch": "resnet10"}, cpu={"batch": 64, "steps": 2000, "lr": 2e-3})
     for n in (1, 4, 16, 24, 50, 100):
         yield row(f"pool_{n}", "pool_centroid", models=n, table="beyond_pool")
         yield row(f"soft_{n}", "pool_centroid", "ridge", {"soft": 2.}, n, table="beyond_pool")
         yield row(f"evened_{n}", "pool_centroid", "ridge", {"whiten": .1}, n, table="beyond_pool")
-    for name, settings in DISTILL_PARTS.items(): yield row(name, "pool_distill", "centroid_own" if name == "centroid" else None, settings, 24, SHORT_DISTILL, "beyond_parts")
+        yield row(f"both_{n}", "pool_centroid", "ridge", {"soft": 2., "whiten": .15}, n, table="beyond_pool")
+    for name, settings in DISTILL_PARTS.items(): yield row(name, "pool_distill", "centroid_own" if name == "centroid" else None, {**PLAIN_DISTILL, **settings}, 24, SHORT_DISTILL, "beyond_parts")
 
 EXPERIMENTS = {e.name: e for rows in (*(_main_rows(t, s) for t, s in TABLES.items()), _ablation_rows(), _beyond_rows()) for e in rows}
 

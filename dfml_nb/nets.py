@@ -309,21 +309,34 @@ def ensemble(classifiers: list,    # copied, not changed; may differ in architec
     model.arch, model.arch_args = "pool", dict(members=specs, **({"soft": soft} if soft else {}))
     return model
 
-# %% ../nbs/02_nets.ipynb #c8191ef7
+# %% ../nbs/02_nets.ipynb #332457d9
 class Embedding(nn.Module):
-    "A network whose `features` are the outputs of another: images (B, `channels`, `size`, `size`) → (B, `dim`)."
+    "A network whose `features` are the outputs of another, or what they say as probabilities: images (B, `channels`, `size`, `size`) → (B, `dim`)."
     wants_factories = True      # for `build_net`
     def __init__(self, n_classes: int, channels: int = 3, size: int = 32, # of the head; of the images
                  of: str = "conv4",   # the other's architecture, see `build_net`
-                 dim: int = 128,      # its outputs
-                 mirror=False,        # look at each image and at its mirror image, and take the mean
+                 dim: int = 128,      # outputs
+                 hidden: int = 0,     # units of a layer between the other network and the outputs; 0: none
+                 mirror=False,        # look at each image and at its mirror image, and take the mean of the outputs
+                 ways=(),             # the last outputs are the logits of classifiers with so many classes each; empty: none are
                  factories=None, **kw): # of `build_net`, for the other
         super().__init__()
-        self.body, self.mirror = build_net(of, dim, channels, size, factories, **kw), mirror
-        self.own_statistics = getattr(self.body, "own_statistics", False)
+        self.hidden, self.mirror, self.ways, self.plain = hidden, mirror, list(ways), dim - sum(ways)
+        require(self.plain >= 0, f"classifiers with {sum(ways)} classes together need as many outputs, not dim={dim}")
+        self.body = build_net(of, hidden or dim, channels, size, factories, **kw)
+        if hidden: self.top = nn.Sequential(nn.BatchNorm1d(hidden), nn.ReLU(), new_head(hidden, dim))
+        self.own_statistics, self.last_name = getattr(self.body, "own_statistics", False), "top.2" if hidden else "body.head"
         self.head = new_head(dim, n_classes)
 
-    def features(self, x): return (self.body(x) + self.body(x.flip(-1))) / 2 if self.mirror else self.body(x)
+    @property
+    def last(self): return self.get_submodule(self.last_name)                 # the layer that gives the outputs
+    def outputs(self, x): return self.top(self.body(x)) if self.hidden else self.body(x)  # (B, dim)
+    def features(self, x):
+        "The outputs; or, with `ways`, those that are no logits and all classifiers' probabilities (minus those of a guess), either part of length one."
+        z = (self.outputs(x) + self.outputs(x.flip(-1))) / 2 if self.mirror else self.outputs(x)
+        if not self.ways: return z
+        shares = [part.softmax(1) - 1 / n for n, part in zip(self.ways, z[:, self.plain:].split(self.ways, 1))]
+        return torch.cat([F.normalize(z[:, :self.plain], dim=1), F.normalize(torch.cat(shares, 1), dim=1)], 1)
     def forward(self, x): return self.head(self.features(x))
 
 ARCHS["embedding"] = Embedding

@@ -134,23 +134,30 @@ def whitening(f,                # (N, D)
     var, u = torch.linalg.eigh(f.T @ f / len(f))
     return (u * var.clamp(min=floor * var[-1].item() + 1e-30) ** -power).float()
 
-# %% ../nbs/08b_pool_distill.ipynb #6948c898
-def as_embedding(student: Classifier,  # its last layer has a bias; not changed
+# %% ../nbs/08b_pool_distill.ipynb #1cfb87fa
+def as_embedding(student: Classifier,  # an `Embedding`, whose outputs are answers; not changed
                  metric,               # (outputs, any): features are its outputs times this
                  n_classes: int,       # of the head that is put on top
-                 mirror=False,         # see `Embedding`
+                 mirror=False, ways=(), # see `Embedding`; with ways, features are also the probabilities of
+                 scale=1., shift=0.,   # classifiers whose logits are outputs * scale + shift: a number; a number, or (outputs,)
                  seed=0                # of that head
                 ) -> Classifier:       # `arch` is 'embedding'
-    "A network whose features have the inner products of `student(x) @ metric`."
-    head = student.net.head
-    r = torch.linalg.qr(metric.T.double() @ torch.cat([head.weight, head.bias[:, None]], 1).detach().double().to(metric.device)).R.float()
+    "A network whose features have the inner products of `student.features(x) @ metric`, with what the answers mean as probabilities beside them."
+    last = student.net.last
+    joined = torch.cat([last.weight, last.bias[:, None]], 1).detach().double().cpu()
+    rows = torch.linalg.qr(metric.T.double().cpu() @ joined).R
+    if ways:
+        logits = scale * joined
+        logits[:, -1] += shift
+        rows = torch.cat([rows, logits])
     flat = lambda t: tuple(t.flatten().tolist())
     model = build_classifier("embedding", n_classes, student.channels, student.size, flat(student.mean), flat(student.std), seed=(seed, "embedding"),
-                             of=student.arch, dim=len(r), mirror=mirror, **student.arch_args).to(head.weight.device)
-    model.net.body.load_state_dict({**student.net.state_dict(), "head.weight": r[:, :-1], "head.bias": r[:, -1]})
-    return freeze(model)
+                             **{**student.arch_args, "dim": len(rows), "mirror": mirror, "ways": list(ways)})
+    model.net.load_state_dict({k: v for k, v in student.net.state_dict().items() if not k.startswith(("head.", model.net.last_name))}, strict=False)
+    with torch.no_grad(): model.net.last.weight.copy_(rows[:, :-1]); model.net.last.bias.copy_(rows[:, -1])
+    return freeze(model.to(last.weight.device))
 
-# %% ../nbs/08b_pool_distill.ipynb #9ea41189
+# %% ../nbs/08b_pool_distill.ipynb #213b5a05
 @dataclass
 class PoolDistillSettings:
     "Settings of `pool_distill`."
@@ -168,7 +175,9 @@ class PoolDistillSettings:
     square: float = 1.         # weights of the loss terms, see `match_terms`
     cosine: float = 1.
     relations: float = 0.
+    hidden: int = 512          # units of a layer between the student's network and its answers; 0: none
     whiten: float = .15        # power of `whitening`
+    soft: float = 2.           # the answers are also read as probabilities, at this temperature; 0: they are not
     mirror: bool = True        # the meta-model looks at images and at their mirror images, unless the pool's images must not be mirrored
     trust: list = field(default_factory=list) # one number a teacher; those with 0 are left out (see `screen`); empty: all are asked
     arch: str = "conv4"        # of the student
@@ -186,13 +195,14 @@ def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how m
     up = max(1, round(rise * steps))
     return lr * (t + 1) / up if t < up else lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
 
-# %% ../nbs/08b_pool_distill.ipynb #ca76b995
+# %% ../nbs/08b_pool_distill.ipynb #8ee93069
 class PoolDistill:
     "One network that answers like the whole pool. Data-free; a recipe of this project."
     together, ask, chunk = 4, 1000, 100    # teachers inverted, views asked about, and student's steps in one step of the run
     def __init__(self, pool: Pool, s: PoolDistillSettings, seed: int, device):
         require(min(s.per_class, s.views, s.steps) >= 1 and s.batch >= 2 and s.lr > 0, "per_class, views and steps must be at least 1, batch at least 2, and lr above 0")
         require(0 <= s.drawn <= 1 and 0 <= s.view.mixup + s.view.cutmix <= 1, "drawn, and view.mixup + view.cutmix, are shares and must be between 0 and 1")
+        require(s.hidden >= 0 and s.soft >= 0, "hidden and soft must be 0 or more")
         require(s.start in ("drawn", "noise"), f"start must be 'drawn' or 'noise', not {s.start!r}")
         require(s.square or s.cosine or s.relations, "there is nothing to match: square, cosine or relations must be above 0")
         require(not s.trust or len(s.trust) == len(pool), f"trust must be one number for each of the {len(pool)} teachers")
@@ -201,9 +211,10 @@ class PoolDistill:
         require(self.places, "no teacher is trusted: trust at least one", PoolError)
         s.view.flip, s.mirror, self.side = s.view.flip and pool.mirror, s.mirror and pool.mirror, s.size or pool.size
         outputs = sum(pool.specs[i].n_classes for i in self.places)
-        self.student = build_classifier(s.arch, outputs, pool.channels, self.side, tuple(pool.mean), tuple(pool.std), seed=(seed, "student")).to(device)
+        self.student = build_classifier("embedding", pool.way, pool.channels, self.side, tuple(pool.mean), tuple(pool.std), seed=(seed, "student"), of=s.arch, dim=outputs, hidden=s.hidden).to(device)
         self.opt = torch.optim.Adam(self.student.parameters(), s.lr)
         self.memory, self.views, self.answers, self.wanted = Memory(10**9, 10**9), [], [], None
+        self.middle, self.unit = torch.zeros(outputs), torch.ones(())                 # of the answers, see `lesson`
         parts = lambda n, size: -(-n // size)
         self.phases = 0 if s.drawn == 1 else parts(len(self.places), self.together), parts(s.views, self.ask), parts(s.steps, self.chunk)
         self.steps, self.finished, self.spread = sum(self.phases), False, max(2000, 4 * outputs)       # spread: views on which `whitening` is measured
@@ -261,8 +272,9 @@ class PoolDistill:
         "All views and what the student shall say to them: centred, in units of the standard deviation. Worked out once."
         if self.wanted is None:
             z = torch.cat(self.answers).float()
-            z -= z.mean(0)
-            self.wanted = torch.cat(self.views), (z / z.std().clamp(min=1e-6)).half()
+            self.middle = z.mean(0)
+            self.unit = (z - self.middle).std().clamp(min=1e-6)
+            self.wanted = torch.cat(self.views), ((z - self.middle) / self.unit).half()
         return self.wanted
 
     def learn(self, i: int, k: int) -> dict: # k: which part of learning
@@ -274,7 +286,7 @@ class PoolDistill:
             for t in ts:
                 pick = torch.randint(len(views), (s.batch,), generator=gen)
                 for g in self.opt.param_groups: g["lr"] = one_cycle(t, s.steps, s.lr)
-                terms = match_terms(self.student(to_float(views[pick].to(self.device))), wanted[pick].to(self.device).float(), s.square, s.cosine, s.relations)
+                terms = match_terms(self.student.features(to_float(views[pick].to(self.device))), wanted[pick].to(self.device).float(), s.square, s.cosine, s.relations)
                 self.opt.zero_grad(); sum(terms.values()).backward(); self.opt.step()
                 for name, v in terms.items(): total[name] = total.get(name, 0.) + v.detach() / len(ts)
             self.student.eval()
@@ -286,22 +298,24 @@ class PoolDistill:
     @property
     @torch.no_grad()
     def model(self) -> Classifier:
-        "The meta-model as it stands: the student's answers as features, evened out by what it says to some views."
-        student, metric = self.student.eval(), torch.eye(self.student.n_classes)
+        "The meta-model as it stands: the student's answers as features, evened out by what it says to some views, and as probabilities."
+        student, metric, s = self.student.eval(), torch.eye(len(self.middle)), self.s
         if self.views:
             some = torch.cat(self.views)[:self.spread]
-            metric = whitening(torch.cat([student(to_float(v).to(self.device)).cpu() for v in some.split(500)]), self.s.whiten)
-        return as_embedding(student, metric, self.pool.way, self.s.mirror, self.seed)
+            metric = whitening(torch.cat([student.features(to_float(v).to(self.device)).cpu() for v in some.split(500)]), s.whiten)
+        ways = [self.pool.specs[j].n_classes for j in self.places] if s.soft else []
+        return as_embedding(student, metric, self.pool.way, s.mirror, ways, self.unit / (s.soft or 1), self.middle / (s.soft or 1), self.seed)
 
     parts = "student", "opt", "memory"
     def state_dict(self):
         "All that a resumed run needs; once it is finished, only what the meta-model is made of."
         views, answers = (self.views[:-(-self.spread // self.ask)], []) if self.finished else (self.views, self.answers)
-        return dict({p: getattr(self, p).state_dict() for p in self.parts}, views=views, answers=answers, seconds=self.clock.seconds)
+        return dict({p: getattr(self, p).state_dict() for p in self.parts}, views=views, answers=answers, middle=self.middle, unit=self.unit, seconds=self.clock.seconds)
 
     def load_state_dict(self, state): # from `state_dict`
         "Go on where another object stopped."
         for p in self.parts: getattr(self, p).load_state_dict(state[p])
+        self.middle, self.unit = state["middle"], state["unit"]
         self.views, self.answers, self.wanted, self.clock = list(state["views"]), list(state["answers"]), None, Clock(state["seconds"])
 
 # %% ../nbs/08b_pool_distill.ipynb #7ee16aff
