@@ -80,7 +80,7 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
         made = [pretrain_pool(d, where/f"part{i}" if len(parts) > 1 else where, device=device, quiet=quiet, **p) for i, (d, p) in enumerate(zip(data, parts))]
         return made[0] if len(made) == 1 else merge_pools(where/"all", made)
 
-# %% ../nbs/12b_experiments.ipynb #5b6589e5
+# %% ../nbs/12b_experiments.ipynb #a465f463
 @dataclass(frozen=True)
 class Experiment:
     "One row of one table."
@@ -124,10 +124,10 @@ TABLES = dict(cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_
               multi_arch="multi_arch", model_scale="model_scale", mixed_ways="mixed_ways", no_batch_norm="no_batch_norm")   # table → scenario
 
 _small = {"size": 32}
-_one_large = dict(free={**_small, "outer_steps": 25, "replay.max_batches": 10}, purer={**_small, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle"), _small))
-_large = dict(_one_large, pool_distill={**_small, "per_class": 10, "views": 20_000, "steps": 3_000})
+_large = dict(free={**_small, "outer_steps": 25, "replay.max_batches": 10}, purer={**_small, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle"), _small))
+_one_large = dict(_large, pool_distill={**_small, "per_class": 10, "views": 20_000, "steps": 3_000})
 CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
-    mini_imagenet=_large, cub=_large, multi_domain=dict(_one_large, pool_distill=_small),
+    mini_imagenet=_one_large, cub=_one_large, multi_domain=dict(_large, pool_distill=_small),
     multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}, pool_distill={"invert_steps": 50, "views": 20_000}))
 
 # %% ../nbs/12b_experiments.ipynb #4f582419

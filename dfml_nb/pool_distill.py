@@ -134,7 +134,7 @@ def whitening(f,                # (N, D)
     var, u = torch.linalg.eigh(f.T @ f / len(f))
     return (u * var.clamp(min=floor * var[-1].item() + 1e-30) ** -power).float()
 
-# %% ../nbs/08b_pool_distill.ipynb #1cfb87fa
+# %% ../nbs/08b_pool_distill.ipynb #64ace876
 def as_embedding(student: Classifier,  # an `Embedding`, whose outputs are answers; not changed
                  metric,               # (outputs, any): features are its outputs times this
                  n_classes: int,       # of the head that is put on top
@@ -153,8 +153,8 @@ def as_embedding(student: Classifier,  # an `Embedding`, whose outputs are answe
     flat = lambda t: tuple(t.flatten().tolist())
     model = build_classifier("embedding", n_classes, student.channels, student.size, flat(student.mean), flat(student.std), seed=(seed, "embedding"),
                              **{**student.arch_args, "dim": len(rows), "mirror": mirror, "ways": list(ways)})
-    model.net.load_state_dict({k: v for k, v in student.net.state_dict().items() if not k.startswith(("head.", model.net.last_name))}, strict=False)
-    with torch.no_grad(): model.net.last.weight.copy_(rows[:, :-1]); model.net.last.bias.copy_(rows[:, -1])
+    head = {f"head.{k}": v for k, v in model.net.head.state_dict().items()}
+    model.net.load_state_dict({**student.net.state_dict(), **head, f"{model.net.last_name}.weight": rows[:, :-1], f"{model.net.last_name}.bias": rows[:, -1]})
     return freeze(model.to(last.weight.device))
 
 # %% ../nbs/08b_pool_distill.ipynb #213b5a05
@@ -195,7 +195,7 @@ def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how m
     up = max(1, round(rise * steps))
     return lr * (t + 1) / up if t < up else lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
 
-# %% ../nbs/08b_pool_distill.ipynb #8ee93069
+# %% ../nbs/08b_pool_distill.ipynb #49ed9f6c
 class PoolDistill:
     "One network that answers like the whole pool. Data-free; a recipe of this project."
     together, ask, chunk = 4, 1000, 100    # teachers inverted, views asked about, and student's steps in one step of the run
@@ -273,8 +273,9 @@ class PoolDistill:
         if self.wanted is None:
             z = torch.cat(self.answers).float()
             self.middle = z.mean(0)
-            self.unit = (z - self.middle).std().clamp(min=1e-6)
-            self.wanted = torch.cat(self.views), ((z - self.middle) / self.unit).half()
+            z -= self.middle
+            self.unit = z.std().clamp(min=1e-6)
+            self.wanted = torch.cat(self.views), (z / self.unit).half()
         return self.wanted
 
     def learn(self, i: int, k: int) -> dict: # k: which part of learning
@@ -303,8 +304,8 @@ class PoolDistill:
         if self.views:
             some = torch.cat(self.views)[:self.spread]
             metric = whitening(torch.cat([student.features(to_float(v).to(self.device)).cpu() for v in some.split(500)]), s.whiten)
-        ways = [self.pool.specs[j].n_classes for j in self.places] if s.soft else []
-        return as_embedding(student, metric, self.pool.way, s.mirror, ways, self.unit / (s.soft or 1), self.middle / (s.soft or 1), self.seed)
+        said = dict(ways=[self.pool.specs[j].n_classes for j in self.places], scale=self.unit / s.soft, shift=self.middle / s.soft) if s.soft else {}
+        return as_embedding(student, metric, self.pool.way, s.mirror, seed=self.seed, **said)
 
     parts = "student", "opt", "memory"
     def state_dict(self):
