@@ -125,7 +125,7 @@ TABLES = dict(cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_
 
 _small = {"size": 32}
 _large = dict(free={**_small, "outer_steps": 25, "replay.max_batches": 10}, purer={**_small, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle"), _small))
-_one_large = dict(_large, pool_distill={**_small, "per_class": 10, "views": 20_000, "steps": 3_000})
+_one_large = dict(_large, free=_small, purer={**_small, "outer_steps": 250}, pool_distill=_small)
 CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
     mini_imagenet=_one_large, cub=_one_large, multi_domain=dict(_large, pool_distill=_small),
     multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}, pool_distill={"invert_steps": 50, "views": 20_000}))
@@ -168,7 +168,7 @@ def _beyond_rows():
         yield row(f"oracle_{n or 100}", "distill_oracle", models=n)
         yield row(f"plain_{n or 100}", "pool_distill", settings=PLAIN_DISTILL, models=n)
         yield row(f"plain_oracle_{n or 100}", "distill_oracle", settings=PLAIN_DISTILL, models=n)
-    yield row("distill_resnet10", "pool_distill", settings={"arch": "resnet10"}, cpu={"batch": 64, "steps": 2000, "lr": 2e-3})
+    yield row("distill_resnet10", "pool_distill", settings={"arch": "resnet10"}, cpu={"batch": 64, "lr": 2e-3})
     for n in (1, 4, 16, 24, 50, 100):
         yield row(f"pool_{n}", "pool_centroid", models=n, table="beyond_pool")
         yield row(f"soft_{n}", "pool_centroid", "ridge", {"soft": 2.}, n, table="beyond_pool")

@@ -7,14 +7,14 @@ __all__ = ['BUDGETS_POOL_DISTILL', 'BUDGETS_DISTILL_ORACLE', 'pink_noise', 'draw
            'lit', 'make_views', 'pool_answers', 'match_terms', 'whitening', 'as_embedding', 'PoolDistillSettings',
            'PoolDistill', 'DistillOracleSettings', 'DistillOracle']
 
-# %% ../nbs/08b_pool_distill.ipynb #fe75baec
+# %% ../nbs/08b_pool_distill.ipynb #eeb6a45d
 import math
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from .core import Clock, PoolError, require, rng
+from .core import Clock, PoolError, fork_seed, require, rng
 from .data import load_data
 from .inversion import Task, Weights, check_terms, invert_pixels, judge
 from .memory import Memory, to_bytes, to_float
@@ -195,7 +195,7 @@ def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how m
     up = max(1, round(rise * steps))
     return lr * (t + 1) / up if t < up else lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
 
-# %% ../nbs/08b_pool_distill.ipynb #49ed9f6c
+# %% ../nbs/08b_pool_distill.ipynb #dd22fb54
 class PoolDistill:
     "One network that answers like the whole pool. Data-free; a recipe of this project."
     together, ask, chunk = 4, 1000, 100    # teachers inverted, views asked about, and student's steps in one step of the run
@@ -282,7 +282,7 @@ class PoolDistill:
         "Some steps of the student."
         s, total, (views, wanted) = self.s, {}, self.lesson()
         gen, ts = rng(self.seed, "learn", k), range(k * self.chunk, min((k + 1) * self.chunk, self.s.steps))
-        with self.clock("learn"):
+        with self.clock("learn"), fork_seed(self.seed, "dropout", k):
             self.student.train()
             for t in ts:
                 pick = torch.randint(len(views), (s.batch,), generator=gen)
