@@ -78,7 +78,7 @@ class MetaTrainer:
 # %% ../nbs/07b_free.ipynb #2b8f11af
 @dataclass
 class FreeSettings:
-    "Settings of FREE; the defaults are those of the paper, `RELEASED` holds what its released code does differently."
+    "Settings of FREE; the defaults are the paper's budget, `RELEASED` holds what its released code does differently."
     outer_steps: int = 1000     # epochs in the paper's words
     warmup: int = 20            # first outer steps, in which only the meta-generator learns
     teachers: int = 4           # teachers of one outer step
