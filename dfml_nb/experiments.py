@@ -125,7 +125,7 @@ TABLES = dict(cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_
 
 _small = {"size": 32}
 _large = dict(free={**_small, "outer_steps": 25, "replay.max_batches": 10}, purer={**_small, "outer_steps": 100}, **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle"), _small))
-_one_large = dict(_large, free=_small, purer={**_small, "outer_steps": 250}, pool_distill=_small)
+_one_large = dict(_large, free={**_small, "replay.max_batches": 10}, pool_distill=_small)
 CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
     mini_imagenet=_one_large, cub=_one_large, multi_domain=dict(_large, pool_distill=_small),
     multi_arch=dict(free={"outer_steps": 25, "replay.max_batches": 10, "teachers": 3}, purer={"outer_steps": 100, "teachers": 3}, pool_distill={"invert_steps": 50, "views": 20_000}))
