@@ -6,8 +6,8 @@
 __all__ = ['ADAPTERS', 'HEADED', 'unchanged', 'batch_statistics', 'FewShotClassifier', 'fine_tune', 'contrastive_loss',
            'ICFILSettings', 'pseudo_support', 'calibrate', 'icfil', 'nearest_centroid', 'ridge', 'get_adapter']
 
-# %% ../nbs/09_adapt.ipynb #39624a59
-import contextlib
+# %% ../nbs/09_adapt.ipynb #72cd622c
+import contextlib, math
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,9 +57,9 @@ def batch_statistics(model: Classifier, # any; not changed
         functional_call(batch_mode(model), {**w, **buffers}, (x,))
     return buffers
 
-# %% ../nbs/09_adapt.ipynb #fcd0c285
+# %% ../nbs/09_adapt.ipynb #794459be
 class FewShotClassifier:
-    "An adapted model: images (B, C, H, W) in [0, 1] → one of `way` classes."
+    "An adapted model: images (B, C, H, W) in [0, 1] → one of `way` classes. Raises `EpisodeError` for what cannot be such images."
     def __init__(self, model: Classifier,   # supplies the architecture
                  w: dict,                   # adapted weights
                  buffers: dict,             # batch-norm statistics for inductive use
@@ -72,15 +72,17 @@ class FewShotClassifier:
                query_statistics=False       # batch norm by the statistics of `x` (transductive)
               ) -> torch.Tensor:            # (B, way)
         "Scores of each class, on the device of `x`."
+        x = torch.as_tensor(x)
         out = self._see(x, "features" if self.score else "forward", query_statistics)
         return (self.score(out) if self.score else out[:, :self.way]).to(x.device)
 
     @torch.no_grad()
     def features(self, x, query_statistics=False) -> torch.Tensor: # as in `logits`; → (B, D)
         "What the head, or the centroids, get to see of each image: the features after adaptation, on the device of `x`."
+        x = torch.as_tensor(x)
         return self._see(x, "features", query_statistics).to(x.device)
 
-    def _see(self, x, what, batch): return _run(self.model, self.w, self.buffers, x.to(self.model.mean.device), what, batch)
+    def _see(self, x, what, batch): return _run(self.model, self.w, self.buffers, as_images(self.model, x), what, batch)
 
     def predict(self, x, query_statistics=False) -> torch.Tensor: # (B,), int64 in 0..way-1
         "The most likely class of each image."
@@ -97,21 +99,40 @@ def _run(model, w, buffers, x, what, batch): # what: 'forward' or 'features'; ba
         batch_mode(model, batch)
         return functional_call(_View(model), {f"m.{k}": v for k, v in state.items()}, (x, what))
 
-# %% ../nbs/09_adapt.ipynb #fc117649
-def check_support(x,        # (N, C, H, W)
+# %% ../nbs/09_adapt.ipynb #b14684b7
+def as_images(model: Classifier, # that shall see them
+              x                  # (N, C, H, W), a tensor or an array
+             ) -> torch.Tensor:  # in the model's precision, on its device
+    "Raises `EpisodeError` unless these can be pixels in [0, 1]: bytes, pixels up to 255 and NaN would be answered, too, but not well."
+    x = torch.as_tensor(x)
+    if not getattr(model.net, "any_numbers", False):
+        require(x.ndim == 4, f"images must be (N, C, H, W), not {tuple(x.shape)}" + ": one image needs x[None]" * (x.ndim == 3), EpisodeError)
+        require(x.is_floating_point(), f"images must be floats between 0 and 1, not {x.dtype}: x.float() / 255", EpisodeError)
+        low, high = (v.item() for v in x.aminmax()) if x.numel() else (0., 1.)
+        require(math.isfinite(low + high), "there is NaN or infinity among the pixels", EpisodeError)
+        require(-1 <= low and high <= 2, f"pixels must lie between 0 and 1, and these between {low:.3g} and {high:.3g}: divide by 255 if they are bytes, and do not normalise them, the model does", EpisodeError)
+    return x.to(model.mean)
+
+def check_support(model: Classifier, # to be adapted
+                  x,        # (N, C, H, W)
                   y,        # (N,)
-                  way: int):# number of classes
-    "Raises `EpisodeError` unless labels are 0..way-1 and each of them has at least one image."
+                  way: int):# number of classes; → `x` and `y` as the model takes them
+    "Raises `EpisodeError` unless these are images, and labels are 0..way-1 and each of them has at least one image."
+    x, y = as_images(model, x), torch.as_tensor(y)
+    require(y.ndim == 1, f"labels must be one number an image, (N,), not {tuple(y.shape)}: of one-hot rows take y.argmax(1)", EpisodeError)
     require(len(x) == len(y) and len(y) > 0, f"{len(x)} support images but {len(y)} labels", EpisodeError)
+    require(bool((y == y.long()).all()), "labels must be whole numbers", EpisodeError)
+    y = y.long().to(x.device)
     found, wanted = set(y.tolist()), set(range(way))
     require(found <= wanted, f"labels {sorted(found - wanted)} in a {way}-way task: labels must be 0..{way - 1}", EpisodeError)
     require(found == wanted, f"support set of a {way}-way task has no image of class {sorted(wanted - found)}: labels must be 0..{way - 1}, each at least once", EpisodeError)
+    return x, y
 
 def check_way(model: Classifier, way: int): # classes of the task
     "Raises `EpisodeError` if the model's head has too few outputs for the task."
     require(way <= model.n_classes, f"this model has {model.n_classes} outputs and cannot be fine-tuned to {way} classes: use nearest_centroid (--adapt centroid)", EpisodeError)
 
-# %% ../nbs/09_adapt.ipynb #35d33271
+# %% ../nbs/09_adapt.ipynb #01f778ae
 def fine_tune(model: Classifier,    # the meta-model; not changed
               x, y,                 # support images (N, C, H, W) in [0, 1], labels (N,) in 0..way-1
               way: int,             # number of classes, at most the model's outputs
@@ -119,7 +140,7 @@ def fine_tune(model: Classifier,    # the meta-model; not changed
               lr: float = .01       # step size
              ) -> FewShotClassifier:
     "Adapt all weights by gradient descent on the support set. Raises `EpisodeError`."
-    check_support(x, y, way); check_way(model, way)
+    (x, y), _ = check_support(model, x, y, way), check_way(model, way)
     with unchanged(model):
         w = inner_loop(batch_mode(model), weights(model, grad=True), x, y, way, steps, lr, second_order=False)
     w = {k: p.detach() for k, p in w.items()}
@@ -148,7 +169,7 @@ class ICFILSettings:
     tau: float = .5             # temperature of the contrastive loss
     ce: float = 1.              # weight of cross-entropy on both sets
 
-# %% ../nbs/09_adapt.ipynb #25b988d1
+# %% ../nbs/09_adapt.ipynb #296c6e52
 def pseudo_support(model: Classifier, w: dict, way: int, # adapted weights, classes; model in `batch_mode`
                    s: ICFILSettings,
                    side: int):        # of the images in pixels; → (images (M, C, H, W) in [0, 1], labels (M,))
@@ -184,6 +205,7 @@ def icfil(model: Classifier, x, y, way: int,  # as in `fine_tune`
           s: ICFILSettings = None, steps: int = 10, lr: float = .01 # calibration; the inner loop's steps and their size
          ) -> FewShotClassifier:
     "Fine-tune, then calibrate (PURER, ICFIL). Works after any recipe. Raises `EpisodeError`."
+    x, y = check_support(model, x, y, way)
     clf, s = fine_tune(model, x, y, way, steps, lr), s or ICFILSettings()
     if s.steps == 0: return clf
     with unchanged(model):
@@ -197,14 +219,14 @@ def unit_scores(a, # (D, way), or (E, D, way) for E episodes
     "Normalised features times one column a class: cosines, if the columns have length one."
     return F.normalize(f, dim=-1) @ a
 
-# %% ../nbs/09_adapt.ipynb #d5fb4c3e
+# %% ../nbs/09_adapt.ipynb #33057e9d
 def nearest_centroid(model: Classifier,  # the embedding; not changed
                      x, y,               # support images (N, C, H, W) in [0, 1], labels (N,) in 0..way-1
                      way: int,           # number of classes
                      statistics="support"# of batch norm: of the 'support' set, or the model's 'own' running ones
                     ) -> FewShotClassifier:
     "Answer with the class whose mean feature is nearest in angle (prototypical networks, with cosines). Raises `EpisodeError`."
-    check_support(x, y, way)
+    x, y = check_support(model, x, y, way)
     require(statistics in ("support", "own"), f"statistics must be 'support' or 'own', not {statistics!r}")
     w = weights(model)
     buffers = batch_statistics(model, w, x) if statistics == "support" else {k: v.clone() for k, v in model.named_buffers()}
@@ -212,14 +234,14 @@ def nearest_centroid(model: Classifier,  # the embedding; not changed
     centers = torch.stack([f[y == k].mean(0) for k in range(way)])
     return FewShotClassifier(model, w, buffers, way, partial(unit_scores, F.normalize(centers, dim=1).T))
 
-# %% ../nbs/09_adapt.ipynb #561f6be1
+# %% ../nbs/09_adapt.ipynb #7a3ab2f5
 def ridge(model: Classifier,    # the embedding; not changed
           x, y,                 # support images (N, C, H, W) in [0, 1], labels (N,) in 0..way-1
           way: int,             # number of classes
           lam: float = 1.       # penalty on the weights, above 0; features have length one
          ) -> FewShotClassifier:
     "Linear regression from normalised features to classes (R2D2's base learner, Bertinetto et al. 2019), with the model's own batch-norm statistics. Raises `EpisodeError`."
-    check_support(x, y, way)
+    x, y = check_support(model, x, y, way)
     require(lam > 0, f"the penalty lam must be above 0, not {lam}")
     w, buffers = weights(model), {k: v.clone() for k, v in model.named_buffers()}
     with torch.no_grad(): f = F.normalize(_run(model, w, buffers, x, "features", False), dim=1)

@@ -9,7 +9,7 @@ __all__ = ['fits_average', 'CHAINS', 'BUDGETS_RANDOM', 'BUDGETS_TEACHER', 'BUDGE
            'align', 'OTASettings', 'fits_ota', 'OTA', 'PoolCentroidSettings', 'evened', 'PoolCentroid',
            'MamlOracleSettings', 'MamlOracle']
 
-# %% ../nbs/11_baselines.ipynb #67139510
+# %% ../nbs/11_baselines.ipynb #807cc21e
 import math
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from .core import Clock, PoolError, RunError, require, rng
+from .core import Clock, PoolError, RunError, check_settings, require, rng
 from .data import load_data, sample_episode
 from .free import MetaTrainer
 from .metalearn import ReplaySettings, maml_step
@@ -194,12 +194,12 @@ class MamlOracleSettings:
     lr: float = 1e-3            # Adam of the meta-model
     replay: ReplaySettings = field(default_factory=lambda: ReplaySettings(episodes=4)) # way, shot, query, inner loop; episodes a step
 
-# %% ../nbs/11_baselines.ipynb #063c661d
+# %% ../nbs/11_baselines.ipynb #7fbbc5df
 class MamlOracle(MetaTrainer):
     "MAML (Finn et al. 2017) on the REAL meta-train images: an upper reference, not a data-free method."
     parts = "model", "opt"
     def __init__(self, pool: Pool, s: MamlOracleSettings, seed: int, device):
-        require(min(s.outer_steps, s.replay.episodes, s.replay.shot, s.replay.query) >= 1 and s.lr > 0, "outer_steps, replay.episodes, replay.shot and replay.query must be at least 1, and lr above 0")
+        check_settings(s, above=["lr"], outer_steps=1); s.replay.check()
         require(s.data or len(pool.domains) == 1, f"say which data set the oracle may see (setting data): the pool's teachers come from {', '.join(pool.domains) or 'nobody knows where'}")
         s.data, s.replay.way = s.data or pool.domains[0], min(s.replay.way, pool.way)
         self.pool, self.s, self.seed, self.device, self.steps = pool, s, seed, device, s.outer_steps

@@ -58,37 +58,37 @@ class StackedClassifiers:
         "The most likely class of each image."
         return self.logits(x, query_statistics).argmax(-1)
 
-# %% ../nbs/09b_batched.ipynb #ea2c4539
-def check_supports(x, y, way: int): # (E, N, C, H, W), (E, N)
+# %% ../nbs/09b_batched.ipynb #aa9bc9d7
+def check_supports(model: Classifier, x, y, way: int): # (E, N, C, H, W), (E, N)
     "`check_support` for each episode."
-    for xe, ye in zip(x, y.cpu()): check_support(xe, ye, way)
+    for xe, ye in zip(x, y.cpu()): check_support(model, xe, ye, way)
 
 def descend(w: dict, loss, lr: float) -> dict: # name → tensor requiring gradients; scalar; → new weights, detached
     "One step of plain gradient descent; weights that the loss does not depend on stay."
     grads = torch.autograd.grad(loss, list(w.values()), allow_unused=True)
     return {k: p.detach() if g is None else p.detach() - lr * g for (k, p), g in zip(w.items(), grads)}
 
-# %% ../nbs/09b_batched.ipynb #67373a3f
+# %% ../nbs/09b_batched.ipynb #33859ef5
 def fine_tune_stack(model: Classifier,    # the meta-model; not changed
                     x, y,                 # support images (E, N, C, H, W) in [0, 1], labels (E, N) in 0..way-1
                     way: int, steps: int = 10, lr: float = .01, # as in `fine_tune`
                     speed=StackSettings() # how the stack is computed
                    ) -> StackedClassifiers:
     "`fine_tune` for E episodes at once. Raises `EpisodeError`."
-    check_supports(x, y, way); check_way(model, way)
+    check_supports(model, x, y, way); check_way(model, way)
     w, buffers = copies(model.net.named_parameters(), len(x)), copies(model.net.named_buffers(), len(x))
     for _ in range(steps):
         w = {k: p.requires_grad_() for k, p in w.items()}
         w = descend(w, stacked_loss(see(model, w, buffers, x, True, speed)[1][..., :way], y), lr)
     return StackedClassifiers(model, w, stacked_statistics(model, w, x, speed), way, s=speed)
 
-# %% ../nbs/09b_batched.ipynb #934d073d
+# %% ../nbs/09b_batched.ipynb #e0233775
 @torch.no_grad()
 def centroid_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stack`
                    statistics="support", speed=StackSettings() # as in `nearest_centroid`; how the stack is computed
                   ) -> StackedClassifiers:
     "`nearest_centroid` for E episodes at once. Raises `EpisodeError`."
-    check_supports(x, y, way)
+    check_supports(model, x, y, way)
     require(statistics in ("support", "own"), f"statistics must be 'support' or 'own', not {statistics!r}")
     w = copies(model.net.named_parameters(), len(x))
     buffers = stacked_statistics(model, w, x, speed) if statistics == "support" else copies(model.net.named_buffers(), len(x))
@@ -97,13 +97,13 @@ def centroid_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stac
     centers = member.transpose(1, 2) @ f / member.sum(1)[..., None]
     return StackedClassifiers(model, w, buffers, way, partial(unit_scores, F.normalize(centers, dim=-1).mT), speed)
 
-# %% ../nbs/09b_batched.ipynb #ef681c83
+# %% ../nbs/09b_batched.ipynb #9a055fd6
 @torch.no_grad()
 def ridge_stack(model: Classifier, x, y, way: int,    # as in `fine_tune_stack`
                 lam: float = 1., speed=StackSettings() # as in `ridge`; how the stack is computed
                ) -> StackedClassifiers:
     "`ridge` for E episodes at once. Raises `EpisodeError`."
-    check_supports(x, y, way)
+    check_supports(model, x, y, way)
     require(lam > 0, f"the penalty lam must be above 0, not {lam}")
     w, buffers = (copies(t, len(x)) for t in (model.net.named_parameters(), model.net.named_buffers()))
     f = F.normalize(see(model, w, buffers, x, False, speed)[0], dim=-1)

@@ -122,7 +122,7 @@ def parse_settings(pairs # ['name=value', …]
         except ValueError: out[name] = value
     return out
 
-# %% ../nbs/13_cli.ipynb #1afaade4
+# %% ../nbs/13_cli.ipynb #7d906704
 def train(pool: str,             # the pool's folder
           out: str,              # run folder; a finished or interrupted run of the same settings goes on
           recipe: str = "free",  # a name in `RECIPES`
@@ -149,26 +149,27 @@ def test(run: str,              # run folder of `train`, or a file of `DataFreeM
          select: str = "last",  # 'last', 'val', or 'all': both, and the papers' way
          seed: int = 0,         # of the episodes
          out: str = None,       # JSON to write; by default in the run folder
-         device: str = "auto", quiet: bool = False):
+         device: str = "auto", quiet: bool = False,
+         size: int = None):     # side in pixels to which images are brought first; needed if they are not square, or of several sizes
     "Test a learner on meta-test classes by the protocol; prints a table and writes a JSON record."
     choose = dict(last=("last",), val=("val",), all=("last", "val", "test-max"))
     require(select in choose, f"--select must be one of {', '.join(choose)}, not {select!r}")
-    learner, ds, start = DataFreeMetaLearner.load(run, device), load_data(data, root), time.perf_counter()
+    learner, ds, start = DataFreeMetaLearner.load(run, device), load_data(data, root, **({"size": size} if size else {})), time.perf_counter()
     require(ds.channels >= learner.model.channels, f"{data} has grey images, and this learner sees colour: choose another data set", DataError)
-    target = Path(out) if out else record_file(Path(run), ds.name, adapt, way, seed, select)
+    target = Path(out) if out else record_file(Path(run), ds.name, adapt, way, seed, select, size)
     require(not target.is_dir(), f"{target} is a folder: name a file", RunError)
     folder = Path(run) if Path(run).is_dir() else None
     rows = test_learner(learner, ds, shots, way, adapt, episodes, seed, folder, choose[select], quiet=quiet)
     chosen = list(dict.fromkeys(r["selection"] for r in rows))
     print(as_table({f"{learner.recipe}, {rows[0]['adapt']}" + (f" ({c})" if len(chosen) > 1 else ""): [r for r in rows if r["selection"] == c] for c in chosen}))
-    record = result(learner, ds, rows, time.perf_counter() - start)
+    record = {**result(learner, ds, rows, time.perf_counter() - start), **({"size": size} if size else {})}
     save_json(target, record)
     return record
 
-# %% ../nbs/13_cli.ipynb #02ddd599
-def record_file(run: Path, data: str, adapt, way, seed, select) -> Path: # as in `test`
+# %% ../nbs/13_cli.ipynb #25500725
+def record_file(run: Path, data: str, adapt, way, seed, select, size=None) -> Path: # as in `test`
     "Where a test's record goes: each kind of test has a file of its own, so that none overwrites another."
-    parts = ["test", data, adapt, way and f"way{way}", seed and f"seed{seed}", select if select != "last" else None]
+    parts = ["test", data, adapt, way and f"way{way}", seed and f"seed{seed}", select if select != "last" else None, size and f"size{size}"]
     name = "_".join(p for p in parts if p) + ".json"
     return run/name if run.is_dir() else run.with_name(f"{run.stem}_{name}")
 
@@ -251,7 +252,7 @@ def demo_pictures(learner, pool: Pool, out: Path):
     fig.savefig(out/"recovered.png", dpi=100)
     plt.close(fig)
 
-# %% ../nbs/13_cli.ipynb #66531670
+# %% ../nbs/13_cli.ipynb #69ca4734
 def parser() -> argparse.ArgumentParser:
     "The command line of `dfml`."
     p = argparse.ArgumentParser("dfml", description="Data-free meta-learning: from a pool of pre-trained classifiers to a few-shot learner.")
@@ -282,7 +283,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--out", required=True, metavar="POOL", help="folder of the pool; models already there are kept")
     c.add_argument("--arch", required=True, help=f"of all files: {', '.join(a for a in ARCHS if a not in ('pool', 'embedding'))}, or torchvision:NAME")
     c.add_argument("--size", type=int, required=True, help="side of their input images in pixels")
-    c.add_argument("--mean", required=True, help="of their normalisation, one number a channel, for example .485,.456,.406")
+    c.add_argument("--mean", required=True, help="of their normalisation, one number a channel, for images in [0, 1], for example .485,.456,.406")
     c.add_argument("--std", required=True, help="the same for the deviation")
     c.add_argument("--classes", type=int, help="number of outputs")
     c.add_argument("--names", type=lambda s: s.split(","), help="what the outputs mean, in order, separated by commas; needed for comparing teachers")
@@ -314,7 +315,8 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(test)
     c.add_argument("run_folder", metavar="RUN", help="run folder of `dfml train`, or a saved learner")
-    c.add_argument("--data", required=True, help="name of a data set")
+    c.add_argument("--data", required=True, help="name of a data set, or of a folder under ROOT; NAME/test/CLASS/images is enough")
+    c.add_argument("--size", type=int, help="side in pixels to which images are brought first; needed if they are not square, or of several sizes")
     c.add_argument("--root", help="folder of data sets")
     c.add_argument("--shots", default="1,5", help="support images a class, separated by commas")
     c.add_argument("--way", type=int, help="classes of an episode; default 5, or the pool's if that is less")

@@ -73,11 +73,11 @@ def pixel_stats(images,          # uint8 (N, C, H, W)
     std = np.sqrt(np.maximum(s2 / n - mean**2, 1 / 255**2))   # a constant channel must not lead to a division by 0
     return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
 
-# %% ../nbs/01_data.ipynb #a7a4a78d
+# %% ../nbs/01_data.ipynb #4af13aae
 UNMIRRORED = {"glyphs", "digits", "omniglot"}   # a mirrored letter is another letter
 
 class DataSet:
-    "Three `Split`s with disjoint classes: `ds.train`, `ds.val`, `ds.test`, or `ds['test']`."
+    "Up to three `Split`s with disjoint classes: `ds.train`, `ds.val`, `ds.test`, or `ds['test']`."
     def __init__(self, name: str,     # e.g. 'cifar_fs'
                  splits: dict):       # 'train', 'val', 'test' → `Split`
         self.name, self.splits = name, splits
@@ -91,8 +91,8 @@ class DataSet:
 
     train, val, test = (property(lambda self, k=k: self[k]) for k in ("train", "val", "test"))
     flip = property(lambda self: self.name.partition("_")[0] not in UNMIRRORED, doc="may its images be mirrored?")
-    channels = property(lambda self: self.train.images.shape[1], doc="1 (grey) or 3 (colour)")
-    size = property(lambda self: self.train.images.shape[2], doc="height = width, in pixels")
+    channels = property(lambda self: next(iter(self.splits.values())).images.shape[1], doc="1 (grey) or 3 (colour)")
+    size = property(lambda self: next(iter(self.splits.values())).images.shape[2], doc="height = width, in pixels")
 
     @cached_property
     def stats(self):
@@ -302,7 +302,7 @@ def fetch(name: str,    # a name in `DOWNLOADS`
         raise DataError(f"{name} could not be downloaded ({e}). Without a network, bring it as a folder {folder}/{{train,val,test}}/CLASS/images") from e
     write_image_folder(folder, items, quiet)
 
-# %% ../nbs/01_data.ipynb #9daf9ec8
+# %% ../nbs/01_data.ipynb #d2224e6e
 def folder_data(name: str,       # a folder name under the root, or a path
                 root=None,       # see `data_root`
                 size=None,       # pixels; None: as the files are
@@ -310,16 +310,17 @@ def folder_data(name: str,       # a folder name under the root, or a path
                 download=False,  # download it if it is missing and can be downloaded
                 quiet=False      # no progress bar
                ) -> DataSet:
-    "A data set of the layout `ROOT/NAME/{train,val,test}/CLASS/images`. Raises `DataError`."
+    "A data set of the layout `ROOT/NAME/{train,val,test}/CLASS/images`; a part that nobody asks for, as `train` when something is only tested, may be missing. Raises `DataError`."
     folder = data_root(root)/name
     if download and not folder.exists(): fetch(name, folder, quiet)
     require(folder.is_dir(), f"no data set {name!r}: looked for {folder.absolute()}. There are three ways to get one:\n"
         f"1. a folder {name}/{{train,val,test}}/CLASS/images there;\n2. download=True for {' and '.join(DOWNLOADS)} (by torchvision);\n"
         "3. root=... or the environment variable DFML_DATA, to say that your data sets are elsewhere.\nTwo data sets need no files: 'glyphs' and 'digits'.", DataError)
-    listings = {s: list_images(folder/s) for s in SPLITS}
+    listings = {s: list_images(folder/s) for s in SPLITS if (folder/s).is_dir()}
+    require(listings, f"{folder} has none of the folders {', '.join(SPLITS)}: a data set is NAME/{{train,val,test}}/CLASS/images; to test on classes of your own, NAME/test/CLASS/images is enough", DataError)
     check_disjoint(folder.name, listings)
-    channels = channels or guess_channels(listings["train"])
-    return DataSet(folder.name, {s: folder_split(folder, s, listings[s], channels, size, quiet) for s in SPLITS})
+    channels = channels or guess_channels(next(iter(listings.values())))
+    return DataSet(folder.name, {s: folder_split(folder, s, listing, channels, size, quiet) for s, listing in listings.items()})
 
 SPLITS = "train", "val", "test"
 DATASETS = {n: partial(folder_data, n) for n in ("cifar_fs", "mini_imagenet", "cub")}   # name → loader

@@ -87,9 +87,10 @@ class EmbeddedSplit(Split):
     def x(self, idx) -> torch.Tensor: # as in `Split.x`; → float32 (B, D, 1, 1)
         return self.images[torch.as_tensor(idx) if not isinstance(idx, (int, slice)) else idx]
 
-# %% ../nbs/10_evaluate.ipynb #e5f82f85
+# %% ../nbs/10_evaluate.ipynb #0694c912
 class Given(nn.Module):
     "A network whose features are what it is given."
+    any_numbers = True      # not pixels between 0 and 1, see `as_images`
     def __init__(self, n: int): super().__init__(); self.head = nn.Linear(n, 2)
     def features(self, x): return x.flatten(1)
     def forward(self, x): return self.head(self.features(x))

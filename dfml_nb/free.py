@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['RELEASED', 'BUDGETS_FREE', 'checked_trust', 'MetaTrainer', 'FreeSettings', 'Free']
 
-# %% ../nbs/07b_free.ipynb #4a35f046
+# %% ../nbs/07b_free.ipynb #c6d703e4
 import math
 from dataclasses import dataclass, field
 
 import torch
 
-from .core import Clock, PoolError, require, rng
+from .core import Clock, PoolError, check_settings, require, rng
 from .inversion import check_terms
 from .memory import Memory
 from .metagen import FIve, FIveSettings
@@ -29,7 +29,7 @@ def checked_trust(pool: Pool, s): # s: settings; → tensor (teachers,), or None
     require(n >= (s.teachers if s.distinct else 1), f"{n} teachers are trusted, and a step draws {s.teachers} different ones: trust more, or lower `teachers`", PoolError)
     return torch.tensor(trust, dtype=torch.float64)
 
-# %% ../nbs/07b_free.ipynb #9d567e5e
+# %% ../nbs/07b_free.ipynb #b681867b
 class MetaTrainer:
     "What meta-trainers share; a method adds `step`."
     parts = "model", "opt", "memory"       # attributes with `state_dict` and `load_state_dict`
@@ -37,9 +37,9 @@ class MetaTrainer:
                  s,                # settings: outer_steps, teachers, distinct, arch, size, lr, memory, replay
                  seed: int,        # fixes all randomness
                  device):          # of everything
-        require(min(s.teachers, s.outer_steps, s.replay.query, s.replay.shot, s.replay.episodes) >= 1 and s.lr > 0,
-                "teachers, outer_steps, replay.query, replay.shot and replay.episodes must be at least 1, and lr above 0")
-        require(s.memory >= s.replay.shot + s.replay.query, f"memory = {s.memory} images a class, but a replay episode needs {s.replay.shot + s.replay.query}: replay would never run")
+        check_settings(s, above=["lr"], teachers=1, outer_steps=1); s.replay.check()
+        need = s.replay.shot + s.replay.query
+        require(s.memory >= need, f"memory = {s.memory} images a class, but a replay episode needs {need} (replay.shot + replay.query): replay would never run. Set memory to {need} or more")
         require(s.teachers <= len(pool) or not s.distinct, f"{s.teachers} distinct teachers a step, but the pool holds {len(pool)}: lower `teachers`", PoolError)
         self.pool, self.s, self.seed, self.device, self.steps, self.trust = pool, s, seed, device, s.outer_steps, checked_trust(pool, s)
         s.replay.way = min(s.replay.way, pool.way)
@@ -108,13 +108,14 @@ BUDGETS_FREE = dict(
     smoke={"outer_steps": 3, "warmup": 1, "teachers": 2, "five.per_class": 4, "five.steps": 2, "five.ngf": 8, "five.nz": 32,
            "replay.query": 3, "replay.max_batches": 2, "replay.episodes": 2, "measure": 1})
 
-# %% ../nbs/07b_free.ipynb #1d27ae9f
+# %% ../nbs/07b_free.ipynb #bbf68af3
 class Free(MetaTrainer):
     "One training run of FREE (Wei et al., CVPR 2024) on a pool; see `DataFreeMetaLearner` for how to use it."
     parts = *MetaTrainer.parts, "five"
     def __init__(self, pool: Pool, s: FreeSettings, seed: int, device):
-        require(s.five.per_class >= 1, "five.per_class must be at least 1")
-        require(s.store in ("all", "last") and s.student in ("current", "stale"), "store must be 'all' or 'last', student 'current' or 'stale'")
+        check_settings(s, words=dict(store=("all", "last"), student=("current", "stale")), warmup=0, measure=0); s.five.check("five."); s.bell.check()
+        require(s.warmup < s.outer_steps, f"in the first {s.warmup} steps (warmup) only the meta-generator learns, and there are {s.outer_steps} (outer_steps): raise outer_steps, or lower warmup")
+        require(s.bell_every or s.replay.max_batches, "with bell_every = False and replay.max_batches = 0 the meta-model would learn nothing: change one of them")
         super().__init__(pool, s, seed, device)
         s.five.flip = s.five.flip and pool.mirror
         self.five = FIve(s.size or pool.size, pool.channels, s.five, seed, device)

@@ -7,7 +7,7 @@ __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_lo
            'draw_jitter', 'shifted', 'jitter', 'Weights', 'inversion_terms', 'check_terms', 'check_images',
            'invert_pixels', 'invert_generator', 'judge', 'transfer_accuracy']
 
-# %% ../nbs/04_inversion.ipynb #dbdf888d
+# %% ../nbs/04_inversion.ipynb #f26e7f8a
 import contextlib, math
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import RunError, fork_seed, progress, require, rng
+from .core import RunError, check_settings, fork_seed, progress, require, rng
 from .nets import Classifier, Generator
 
 # %% ../nbs/04_inversion.ipynb #a670b1eb
@@ -129,7 +129,7 @@ def jitter(x,            # (N, C, H, W)
     "Shift by up to `pad` pixels and mirror at random, see `shifted`."
     return shifted(x, draw_jitter(gen, pad), pad, flip)
 
-# %% ../nbs/04_inversion.ipynb #373560d4
+# %% ../nbs/04_inversion.ipynb #e0284c26
 @dataclass
 class Weights:
     "Weights of the inversion terms."
@@ -139,6 +139,10 @@ class Weights:
     tv: float = 0.      # total variation
     norm: float = 0.    # size of the pixels
     kl: str = "true"    # divergence in the boundary term: 'true', 'reverse' or 'released', see `boundary_loss`
+
+    def check(self, name: str = "w."): # what the owner calls these
+        "Raises `SettingsError` for what cannot be right."
+        check_settings(self, name, dict(kl=("true", "reverse", "released")), label=0, bn=0, adv=0, tv=0, norm=0)
 
 # %% ../nbs/04_inversion.ipynb #c17a3216
 def weighted_terms(teacher: Classifier, # frozen

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIveSettings', 'adapt_generator', 'lumps_of', 'FIve']
 
-# %% ../nbs/05_metagen.ipynb #44d1cf43
+# %% ../nbs/05_metagen.ipynb #7a680845
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +13,12 @@ from functools import partial
 import torch
 from torch.func import functional_call, vmap
 
-from .core import fork_seed, require
+from .core import check_settings, fork_seed, require
 from .inversion import BNStats, Task, Weights, adam, balanced_labels, check_images, check_terms, draw_recovery, recover_steps, shifted, up_to_4, weighted_terms
 from .nets import Classifier, Generator, stack_nets
 from .ranks import n_ranks, share
 
-# %% ../nbs/05_metagen.ipynb #702b62ee
+# %% ../nbs/05_metagen.ipynb #dfa812da
 @dataclass
 class FIveSettings:
     "Settings of the meta-generator; numbers from FREE's released code, except `meta_grad`, `persistent` and the terms of `w`."
@@ -34,6 +34,11 @@ class FIveSettings:
     flip: bool = True          # mirror images before the teacher sees them
     pad: int = 4               # shift them by up to so many pixels
     w: Weights = field(default_factory=Weights) # of the inversion terms
+
+    def check(self, name: str = ""): # what the owner calls these, e.g. 'five.'
+        "Raises `SettingsError` for what cannot be right."
+        check_settings(self, name, dict(meta_grad=("last", "all")), ("lr", "lr_z", "lr_meta"), steps=1, per_class=1, nz=1, ngf=1, pad=0)
+        self.w.check(f"{name}w.")
 
     def draw(self, teacher: Classifier, gen): # gen: a CPU `torch.Generator`; → (noise (images, nz), where the images are moved to at each step)
         "The randomness of one recovery from `teacher`."
@@ -96,7 +101,7 @@ def adapt_stacked(generator: Generator, # the meta-generator; not changed
         if step < s.steps - 1: opt.step()
     return [(x[i].detach(), y, [g[i] for g in grads], {k: v.item() for k, v in terms[i].items()}) for i in range(n)]
 
-# %% ../nbs/05_metagen.ipynb #eca3468a
+# %% ../nbs/05_metagen.ipynb #071eb6e4
 class FIve:
     "Meta-generator that adapts to any teacher in k steps (FREE, section on FIve)."
     def __init__(self, size: int = 32,       # side of the images in pixels
@@ -105,8 +110,7 @@ class FIve:
                  seed=0,                     # of the initial weights
                  device="cpu"):              # of the generator; teachers must be there too
         self.s = s or FIveSettings()
-        require(self.s.meta_grad in ("last", "all"), f"meta_grad must be 'last' or 'all', not {self.s.meta_grad!r}")
-        require(self.s.steps >= 1, f"FIve needs at least one step, not {self.s.steps}")
+        self.s.check()
         with fork_seed(seed, "meta-generator"): self.generator = Generator(self.s.nz, self.s.ngf, up_to_4(size), channels).to(device)
         self.device, self.together = torch.device(device), torch.device(device).type == "cuda"  # many teachers at once: on a CPU one by one is faster
         self.new_optimizer()

@@ -6,13 +6,13 @@
 __all__ = ['distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'inner_loop', 'ReplaySettings',
            'outer_loss', 'episode_gradient', 'maml_step', 'replay']
 
-# %% ../nbs/07_metalearn.ipynb #50951a12
+# %% ../nbs/07_metalearn.ipynb #97422e5a
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from .core import require, rng
+from .core import check_settings, require, rng
 from .inversion import jitter, kl_rows
 from .memory import Memory, memory_episode
 from .nets import Classifier, batch_mode, call, copies, moving_buffers, stacked_forward, stacked_loss, stacked_normalize, weights
@@ -27,7 +27,7 @@ def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher'
     rows = kl_rows(student[:, :teacher.shape[1]], teacher, kl)
     return rows.mean() if kl == "true" else rows.mean() / teacher.shape[1]    # released: mean over classes too
 
-# %% ../nbs/07_metalearn.ipynb #e765a5b8
+# %% ../nbs/07_metalearn.ipynb #30e13434
 @dataclass
 class BelLSettings:
     "Settings of the cross-task distillation; numbers from FREE's released code."
@@ -36,6 +36,10 @@ class BelLSettings:
     lr: float = 1e-3           # its step
     factor: float = 67.        # scale of the outer gradient θ - ψ (copied in FREE's code from Fast-Datafree; under Adam only its ratio to the replay gradients matters)
     kl: str = "true"           # or 'released'
+
+    def check(self, name: str = "bell."): # what the owner calls these
+        "Raises `SettingsError` for what cannot be right."
+        check_settings(self, name, dict(order=("sequential", "independent"), inner=("adam", "sgd"), kl=("true", "released")), ("lr", "factor"))
 
 # %% ../nbs/07_metalearn.ipynb #feee5b88
 @torch.no_grad()
@@ -107,7 +111,7 @@ def inner_loop(model: Classifier,   # in `batch_mode`
         w = {k: p - lr * g for (k, p), g in zip(w.items(), grads)}
     return w
 
-# %% ../nbs/07_metalearn.ipynb #bc3f6026
+# %% ../nbs/07_metalearn.ipynb #17e50e02
 @dataclass
 class ReplaySettings:
     "Settings of the replay; numbers from FREE's released code."
@@ -120,6 +124,10 @@ class ReplaySettings:
     patience: int = 10         # stop after so many outer steps without a better accuracy
     max_batches: int = 1000    # outer steps at most; 0: no replay
     second_order: bool = True  # differentiate through the inner loop
+
+    def check(self, name: str = "replay."): # what the owner calls these
+        "Raises `SettingsError` for what cannot be right."
+        check_settings(self, name, above=["lr"], way=2, shot=1, query=1, steps=0, episodes=1, patience=1, max_batches=0)
 
 # %% ../nbs/07_metalearn.ipynb #083e6182
 def outer_loss(model: Classifier, # in `batch_mode`

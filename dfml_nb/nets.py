@@ -167,7 +167,7 @@ def channels_last(x): # (B, C, H, W)
     try: return x.contiguous(memory_format=torch.channels_last)
     except RuntimeError: return x
 
-# %% ../nbs/02_nets.ipynb #3d853d8f
+# %% ../nbs/02_nets.ipynb #696b8228
 def resized(x,     # (B, C, H, W)
             shape  # (height, width) in pixels
            ) -> torch.Tensor: # (B, C, *shape)
@@ -193,8 +193,8 @@ class Classifier(nn.Module):
     def normalize(self, x):
         "Resize to `size`, subtract the mean, divide by the deviation; a grey network sees colour images as grey. Raises `SettingsError` if the channels do not fit."
         if self.channels == 1 and x.ndim == 4 and x.shape[1] == 3: x = x.mean(1, keepdim=True)
-        require(x.ndim == 4 and x.shape[1] == self.channels,
-                f"this network takes images (B, {self.channels}, H, W), not {tuple(x.shape)}: grey images need x.expand(-1, 3, -1, -1) for a colour net")
+        hint = "one image needs x[None]" if x.ndim == 3 else "grey images need x.expand(-1, 3, -1, -1)" if x.ndim == 4 and x.shape[1] == 1 else "channels come before height and width: x.permute(0, 3, 1, 2)"
+        require(x.ndim == 4 and x.shape[1] == self.channels, f"this network takes images (B, {self.channels}, H, W), not {tuple(x.shape)}: {hint}")
         if self.size: x = resized(x, (self.size, self.size))
         return channels_last((x - self.mean) / self.std)
 

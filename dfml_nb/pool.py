@@ -7,11 +7,11 @@ __all__ = ['DEVICES', 'SPEC_RULES', 'FORMAT', 'LONGEST', 'LARGEST', 'WORK', 'Mod
            'write_index', 'at_most', 'Cost', 'check_cost', 'wanted', 'restore', 'load_model', 'Kept', 'Pool',
            'add_models', 'add_model', 'merge_pools', 'check_pool', 'pool_table', 'import_model', 'import_folder']
 
-# %% ../nbs/03_pool.ipynb #653caee5
+# %% ../nbs/03_pool.ipynb #e0c4b53d
 import hashlib, json, math, os, re, warnings
 from collections import Counter, OrderedDict
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from .core import PoolError, atomic_write, claimed, fork_seed, load_json, pick_device, progress, require, sha256_file, stable_seed
-from .files import FRESH, READERS, brief, fit_names, read_safetensors, read_weights, state_problem
+from .files import FRESH, FRESH_FILE, READERS, brief, fit_names, read_safetensors, read_weights, state_problem
 from .nets import Classifier, build_classifier, build_net, freeze
 
 # %% ../nbs/03_pool.ipynb #9256b76a
@@ -47,11 +47,11 @@ class ModelSpec:
     file: str = ""            # weights, in the same folder
     sha256: str = ""          # checksum of that file
 
-# %% ../nbs/03_pool.ipynb #980e29b9
+# %% ../nbs/03_pool.ipynb #1780631a
 def _text(v): return isinstance(v, str) and 0 < len(v) <= 200 and v.isprintable()
 def _whole(v, low, high): return type(v) is int and low <= v <= high
 def _between(v, low, high): return type(v) in (int, float) and low <= v <= high     # never true of NaN
-def _numbers(v, n, low): return isinstance(v, (list, tuple)) and len(v) == n and all(_between(a, low, 1000) for a in v)
+def _numbers(v, n, low, high): return isinstance(v, (list, tuple)) and len(v) == n and all(_between(a, low, high) for a in v)
 
 def _tame(v, depth=2, most=32, largest=4096): # True if `v` is a JSON value of at most this depth, with at most so many items a level
     if isinstance(v, str): return len(v) <= 200 and v.isprintable()
@@ -64,18 +64,18 @@ def _notes(v): # `trained`: what other rooms read in it must be of the right kin
 
 DEVICES = r"(?!(?:con|prn|aux|nul|com\d|lpt\d)\.)"     # no file may have such a name on Windows
 
-# %% ../nbs/03_pool.ipynb #c44ebbb4
+# %% ../nbs/03_pool.ipynb #45fd7bb7
 SPEC_RULES = dict(
     name=(lambda s: _text(s.name), "must be text of at most 200 printable characters"),
     arch=(lambda s: _text(s.arch), "must be the name of an architecture"),
     n_classes=(lambda s: _whole(s.n_classes, 2, 100_000), "must be a whole number, at least 2"),
     channels=(lambda s: _whole(s.channels, 1, 64), "must be a whole number, 1 for grey and 3 for colour"),
     size=(lambda s: _whole(s.size, 1, 2048), "must be a whole number of pixels, at most 2048"),
-    mean=(lambda s: _numbers(s.mean, s.channels, -1000), "must be one number per channel, in units of [0, 1]"),
-    std=(lambda s: _numbers(s.std, s.channels, 1e-6), "must be one number above 0 per channel"),
+    mean=(lambda s: _numbers(s.mean, s.channels, -2, 2), "must be one number per channel, in units of [0, 1] (what was measured on bytes, divided by 255)"),
+    std=(lambda s: _numbers(s.std, s.channels, 1e-6, 10), "must be one number above 0 per channel, in units of [0, 1] (what was measured on bytes, divided by 255)"),
     arch_args=(lambda s: isinstance(s.arch_args, dict) and _tame(s.arch_args), "may hold only small numbers, words and short lists"),
     class_names=(lambda s: s.class_names is None or isinstance(s.class_names, (list, tuple)) and all(map(_text, s.class_names))
-                 and len(set(s.class_names)) == len(s.class_names) == s.n_classes, "must be n_classes different names, or null"),
+                 and len(set(s.class_names)) == len(s.class_names) == s.n_classes, "must be as many different names as there are classes, or null"),
     domain=(lambda s: s.domain is None or _text(s.domain), "must be text or null"),
     accuracy=(lambda s: s.accuracy is None or _between(s.accuracy, 0, 1), "must lie between 0 and 1, or be null"),
     trained=(lambda s: _notes(s.trained), "must be a table of a few plain values, with seconds at least 0"),
@@ -83,12 +83,14 @@ SPEC_RULES = dict(
           "must be a plain file name ending in .safetensors, inside the pool's folder"),
     sha256=(lambda s: isinstance(s.sha256, str) and re.fullmatch("[0-9a-f]{64}", s.sha256), "must be 64 hexadecimal digits"))
 
-# %% ../nbs/03_pool.ipynb #64b2814c
-def check_spec(spec: ModelSpec, skip=()) -> ModelSpec: # skip: names of fields not to look at; returns `spec`
+# %% ../nbs/03_pool.ipynb #cba152d7
+def check_spec(spec: ModelSpec, skip=(),   # names of fields not to look at
+               advice: str = "correct its row in pool.json or take the model out" # what to do; '' where the caller has just said it
+              ) -> ModelSpec:              # `spec`
     "Raises `PoolError` naming the model and the field if a field of `spec` cannot be right."
     for name, (ok, rule) in SPEC_RULES.items():
         if name not in skip and not ok(spec):
-            raise PoolError(f"model {brief(spec.name, 200)!r}: {name} {rule}, not {brief(getattr(spec, name), 80)!r}: correct its row in pool.json or take the model out")
+            raise PoolError(f"model {brief(spec.name, 200)!r}: {name} {rule}, not {brief(getattr(spec, name), 80)!r}" + (advice and f": {advice}"))
     return spec
 
 # %% ../nbs/03_pool.ipynb #22c07b40
@@ -296,7 +298,7 @@ class Pool:
         return dict(models=len(self), arch=dict(Counter(s.arch for s in self.specs)), way=self.way, domains=self.domains,
                     epochs=epochs[0] if len(epochs) == 1 else epochs or None)
 
-# %% ../nbs/03_pool.ipynb #201e88d4
+# %% ../nbs/03_pool.ipynb #bf306ebe
 def _file_name(name, taken): # a plain file name, not in `taken` (lower case), that works on any file system
     stem = re.sub(r"[^\w-]+", "_", name, flags=re.ASCII)[:80] or "model"
     if not re.match(DEVICES, f"{stem}.", re.IGNORECASE): stem = f"_{stem}"
@@ -320,7 +322,7 @@ def describe(model: Classifier, # network and preprocessing
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.net.state_dict().items()}
     flat = lambda t: [round(v, 7) for v in t.flatten().tolist()]
     spec = ModelSpec(name, arch, **{**dict(n_classes=model.n_classes, channels=model.channels, size=model.size, mean=flat(model.mean), std=flat(model.std)), **spec})
-    restore(check_spec(spec, skip=("file", "sha256")), state, factories)
+    restore(check_spec(spec, ("file", "sha256"), ""), state, factories)
     return spec, state
 
 # %% ../nbs/03_pool.ipynb #98b3eb6b
@@ -394,17 +396,19 @@ def pool_table(rows: list) -> str: # rows: of `check_pool`
     wide = [max(len(c[i]) for c in cells) for i in range(5)]
     return "\n".join("  ".join([*(v.ljust(w) for v, w in zip(c, wide)), c[5]]).rstrip() for c in cells)
 
-# %% ../nbs/03_pool.ipynb #ccab099b
+# %% ../nbs/03_pool.ipynb #7f8aada9
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None, factory=None, **spec):
     "The model in somebody's file, checked. Arguments as in `import_model`. → (`Classifier`, `ModelSpec`, factories)"
     file, factories = Path(file), {arch: factory} if factory else None
     n_classes = n_classes or len(class_names or ())
     require(n_classes, f"{file.name}: say how many classes it has (n_classes) or what they are (class_names)", PoolError)
-    spec = check_spec(ModelSpec(name or file.stem, arch, n_classes, len(mean), size, list(mean), list(std), class_names=class_names,
-                                **{"trained": dict(imported=file.name), **spec}), skip=("file", "sha256"))
+    try: mean, std = [torch.as_tensor(v, dtype=torch.float64).flatten().tolist() for v in (mean, std)]
+    except (TypeError, ValueError, RuntimeError) as e: raise PoolError(f"{file.name}: mean and std must be numbers, one per channel ({brief(e)})") from e
+    spec = check_spec(ModelSpec(name or file.stem, arch, n_classes, len(mean), size, mean, std, class_names=class_names,
+                                **{"trained": dict(imported=file.name), **spec}), ("file", "sha256"), "")
     state = read_weights(file)
     state = fit_names(state, wanted(spec, factories, len(state)))
-    try: return restore(spec, state, factories, "ask its owner for a new copy, or leave it out"), spec, factories      # it has no row in an index yet
+    try: return restore(spec, state, factories, FRESH_FILE), spec, factories      # it has no row in an index yet
     except PoolError as e: raise PoolError(f"{file.name}: {e}") from e
 
 # %% ../nbs/03_pool.ipynb #83dc6a78
@@ -423,28 +427,37 @@ def import_model(path,             # the pool's folder; made if it is not there
     model, spec, factories = read_foreign(file, arch, size=size, mean=mean, std=std, n_classes=n_classes, class_names=class_names, name=name, factory=factory, **spec)
     return add_model(path, model, factories=factories, **asdict(spec))
 
-# %% ../nbs/03_pool.ipynb #688f50d0
+# %% ../nbs/03_pool.ipynb #cde3cb0a
 def import_folder(path,          # the pool's folder; made if it is not there
                   folder,        # holds the files
                   arch: str,     # of all of them
-                  details=None,  # file name without ending → dict of arguments for this file alone
+                  details=None,  # file name without ending → dict of arguments for this file alone, also arch
                   quiet=False,   # no progress bar
                   **kw           # arguments of `import_model` for all files
                  ) -> Pool:
-    "Import every .safetensors, .pt and .pth of a folder, all or none. Raises `PoolError` listing all bad files."
-    files, bad, one = sorted(f for f in Path(folder).glob("*") if f.suffix in READERS), [], lambda f: {**kw, **(details or {}).get(f.stem, {})}
+    "Import every .safetensors, .pt and .pth of a folder, all or none; what the pool has already is left as it is. Raises `PoolError` listing all bad files."
+    require(Path(folder).is_dir(), f"there is no folder {folder}", PoolError)
+    files, bad, todo = sorted(f for f in Path(folder).glob("*") if f.suffix in READERS), [], []
     require(files, f"{folder} holds no model files ({', '.join(READERS)})", PoolError)
-    taken = {s.name for s in read_index(path)} if (Path(path)/"pool.json").exists() else set()
+    unknown = set(details or ()) - {f.stem for f in files}
+    require(not unknown, f"details are given for {brief(sorted(unknown))}, and {folder} has no such file: names are written without their ending", PoolError)
+    args = {f: {"arch": arch, **kw, **(details or {}).get(f.stem, {})} for f in files}
+    factories = {a["arch"]: a["factory"] for a in args.values() if a.get("factory")} or None
+    taken = {s.name: s for s in read_index(path)} if (Path(path)/"pool.json").exists() else {}
     for f in progress(files, "checking", quiet=quiet):
-        try: name = read_foreign(f, arch, **one(f))[1].name
+        try: model, spec, _ = read_foreign(f, **args[f])
         except PoolError as e: bad.append(str(e)); continue
-        if name in taken: bad.append(f"{f.name}: there is already a model {name!r}: give it another name (details)")
-        taken.add(name)
+        have = taken.setdefault(spec.name, spec)
+        if have is spec: todo.append(f)
+        elif not _same_model(have, spec, model, factories): bad.append(f"{f.name}: there is already another model {spec.name!r}: rename the file")
     require(not bad, f"{len(bad)} of {len(files)} files cannot be imported:\n" + "\n".join(bad), PoolError)
     def items():
-        for f in progress(files, "importing", quiet=quiet):
-            model, spec, _ = read_foreign(f, arch, **one(f))
+        for f in progress(todo, "importing", quiet=quiet):
+            model, spec, _ = read_foreign(f, **args[f])
             yield dict(vars(spec), model=model)
-    factories = {arch: kw["factory"]} if kw.get("factory") else None
     add_models(path, items(), factories)
     return Pool(path, factories=factories)
+
+def _same_model(row, spec, model, factories): # row: of the pool; spec, model: what would be added
+    new, state = describe(factories=factories, **dict(vars(spec), model=model))
+    return replace(new, file=row.file, sha256=hashlib.sha256(save(state)).hexdigest()) == row

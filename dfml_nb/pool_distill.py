@@ -7,14 +7,14 @@ __all__ = ['BUDGETS_POOL_DISTILL', 'BUDGETS_DISTILL_ORACLE', 'pink_noise', 'draw
            'lit', 'make_views', 'pool_answers', 'match_terms', 'whitening', 'as_embedding', 'PoolDistillSettings',
            'PoolDistill', 'DistillOracleSettings', 'DistillOracle']
 
-# %% ../nbs/08b_pool_distill.ipynb #eeb6a45d
+# %% ../nbs/08b_pool_distill.ipynb #bba4cf34
 import math
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from .core import Clock, PoolError, fork_seed, require, rng
+from .core import Clock, PoolError, check_settings, fork_seed, require, rng
 from .data import load_data
 from .inversion import Task, Weights, check_terms, invert_pixels, judge
 from .memory import Memory, to_bytes, to_float
@@ -157,7 +157,7 @@ def as_embedding(student: Classifier,  # an `Embedding`, whose outputs are answe
     model.net.load_state_dict({**student.net.state_dict(), **head, f"{model.net.last_name}.weight": rows[:, :-1], f"{model.net.last_name}.bias": rows[:, -1]})
     return freeze(model.to(last.weight.device))
 
-# %% ../nbs/08b_pool_distill.ipynb #213b5a05
+# %% ../nbs/08b_pool_distill.ipynb #42974a52
 @dataclass
 class PoolDistillSettings:
     "Settings of `pool_distill`."
@@ -183,6 +183,13 @@ class PoolDistillSettings:
     arch: str = "conv4"        # of the student
     size: int = 0              # side of the images it sees and of those that are recovered; 0: the largest teacher's
 
+    def check(self):
+        "Raises `SettingsError` for what cannot be right."
+        check_settings(self, "", dict(start=("drawn", "noise")), ("lr", "invert_lr"), per_class=1, invert_steps=1, views=1, steps=1, batch=2, drawn=0, square=0, cosine=0, relations=0, hidden=0, whiten=0, soft=0)
+        check_settings(self.view, "view.", pad=0, mixup=0, cutmix=0, light=0); self.w.check()
+        require(max(self.drawn, self.view.light, self.view.mixup + self.view.cutmix) <= 1, "drawn, view.light, and view.mixup + view.cutmix, are shares and must be between 0 and 1")
+        require(self.square or self.cosine or self.relations, "there is nothing to match: square, cosine or relations must be above 0")
+
 BUDGETS_POOL_DISTILL = dict(
     paper={},
     cpu={"views": 50_000, "steps": 6_000},
@@ -195,21 +202,18 @@ def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how m
     up = max(1, round(rise * steps))
     return lr * (t + 1) / up if t < up else lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
 
-# %% ../nbs/08b_pool_distill.ipynb #dd22fb54
+# %% ../nbs/08b_pool_distill.ipynb #9905e9c8
 class PoolDistill:
     "One network that answers like the whole pool. Data-free; a recipe of this project."
     together, ask, chunk = 4, 1000, 100    # teachers inverted, views asked about, and student's steps in one step of the run
     def __init__(self, pool: Pool, s: PoolDistillSettings, seed: int, device):
-        require(min(s.per_class, s.views, s.steps) >= 1 and s.batch >= 2 and s.lr > 0, "per_class, views and steps must be at least 1, batch at least 2, and lr above 0")
-        require(0 <= s.drawn <= 1 and 0 <= s.view.mixup + s.view.cutmix <= 1, "drawn, and view.mixup + view.cutmix, are shares and must be between 0 and 1")
-        require(s.hidden >= 0 and s.soft >= 0, "hidden and soft must be 0 or more")
-        require(s.start in ("drawn", "noise"), f"start must be 'drawn' or 'noise', not {s.start!r}")
-        require(s.square or s.cosine or s.relations, "there is nothing to match: square, cosine or relations must be above 0")
-        require(not s.trust or len(s.trust) == len(pool), f"trust must be one number for each of the {len(pool)} teachers")
+        s.check()
+        require(not s.trust or len(s.trust) == len(pool) and all(isinstance(t, (int, float)) and 0 <= t < math.inf for t in s.trust), f"trust must be one number, 0 or more, for each of the {len(pool)} teachers")
         self.pool, self.s, self.seed, self.device, self.clock = pool, s, seed, device, Clock()
         self.places = [i for i in range(len(pool)) if not s.trust or s.trust[i] > 0]
         require(self.places, "no teacher is trusted: trust at least one", PoolError)
         s.view.flip, s.mirror, self.side = s.view.flip and pool.mirror, s.mirror and pool.mirror, s.size or pool.size
+        require(s.view.pad < self.side, f"view.pad must be below the images' side, {self.side}, not {s.view.pad}")
         outputs = sum(pool.specs[i].n_classes for i in self.places)
         self.student = build_classifier("embedding", pool.way, pool.channels, self.side, tuple(pool.mean), tuple(pool.std), seed=(seed, "student"), of=s.arch, dim=outputs, hidden=s.hidden).to(device)
         self.opt = torch.optim.Adam(self.student.parameters(), s.lr)

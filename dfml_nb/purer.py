@@ -6,12 +6,12 @@
 __all__ = ['BUDGETS_PURER', 'DynamicDataset', 'inversion_pull', 'harder_pull', 'Switch', 'PurerSettings', 'average_weights',
            'alike', 'Purer']
 
-# %% ../nbs/08_purer.ipynb #b39e409d
+# %% ../nbs/08_purer.ipynb #7369e48e
 from dataclasses import dataclass, field
 
 import torch
 
-from .core import EpisodeError, PoolError, require, rng
+from .core import EpisodeError, PoolError, check_settings, require, rng
 from .data import Episode
 from .free import MetaTrainer
 from .inversion import Task, Weights, check_terms, draw_jitter, inversion_terms, shifted
@@ -143,7 +143,7 @@ BUDGETS_PURER = dict(
     demo={"outer_steps": 60, "teachers": 4, "replay.steps": 3},
     smoke={"outer_steps": 3, "teachers": 2, "memory": 4, "replay.query": 3, "replay.episodes": 2, "replay.steps": 1, "patience": 1})
 
-# %% ../nbs/08_purer.ipynb #241a32e3
+# %% ../nbs/08_purer.ipynb #d53a41b0
 def average_weights(states) -> dict: # states: name → tensor, one after another, at least one; name → tensor on the CPU
     "Element-wise mean of weights and buffers, in double precision. Raises `PoolError` if names or shapes differ."
     total, n = {}, 0
@@ -165,7 +165,7 @@ class Purer(MetaTrainer):
     "One run of PURER's meta-training on a pool: inverted episodes with a curriculum (Hu et al., CVPR 2023)."
     parts = "model", "opt", "data", "switch"
     def __init__(self, pool: Pool, s: PurerSettings, seed: int, device):
-        require(s.replay.episodes >= 1 and s.patience >= 1 and s.pad >= 0 and s.lr_images > 0, "replay.episodes and patience must be at least 1, pad at least 0 and lr_images above 0")
+        check_settings(s, above=["lr_images"], patience=1, pad=0, harder=0); s.w.check()
         s.teachers = min(s.teachers, len(pool))
         super().__init__(pool, s, seed, device)
         s.average = s.average and alike(pool, self.model) is None

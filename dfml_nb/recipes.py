@@ -6,19 +6,19 @@
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
            'from_dict', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #264e72a4
+# %% ../nbs/12_recipes.ipynb #94702de0
 import sys
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 
-from .adapt import HEADED, FewShotClassifier, get_adapter
+from .adapt import HEADED, FewShotClassifier, check_support, get_adapter
 from .baselines import (BUDGETS_AVERAGE, BUDGETS_MAML_ORACLE, BUDGETS_OTA, BUDGETS_POOL_CENTROID, BUDGETS_RANDOM, BUDGETS_TEACHER, OTA, Average, AverageSettings,
                                MamlOracle, MamlOracleSettings, OneTeacher, OTASettings, PoolCentroid, PoolCentroidSettings, RandomSettings, TeacherSettings, Untrained,
                                fits_average, fits_ota)
 from .bidf_mkd import BUDGETS_BIDF, BiDfMKD, BiDfSettings
-from .core import Clock, PoolError, RunError, RunFolder, claimed, device_name, pick_device, require, stable_seed, versions
+from .core import Clock, EpisodeError, PoolError, RunError, RunFolder, claimed, device_name, pick_device, require, stable_seed, versions
 from .dro import BUDGETS_DRO, DRO, DROSettings, fits_dro
 from .evaluate import embedded, evaluate, select
 from .free import BUDGETS_FREE, Free, FreeSettings
@@ -93,7 +93,7 @@ def budget_text(budget: str, recipe: str = "free") -> str: # one sentence
     require(budget in budgets, f"unknown budget {budget!r}: use one of {', '.join(budgets)}")
     return f"{budget}: " + (", ".join(f"{k} = {v}" for k, v in budgets[budget].items()) or "the defaults")
 
-# %% ../nbs/12_recipes.ipynb #6cd3a735
+# %% ../nbs/12_recipes.ipynb #2e3b0b60
 class DataFreeMetaLearner:
     "From a pool of pre-trained models to one model that learns new tasks from a few images."
     def __init__(self, recipe: str = "free",   # a name in `RECIPES`
@@ -102,6 +102,7 @@ class DataFreeMetaLearner:
                  seed: int = 0,                # fixes all randomness
                  device="auto",                # see `pick_device`
                  **settings):                  # changes, e.g. `outer_steps=50`, or `**{'five.steps': 10}`
+        require(type(seed) is int, f"seed must be a whole number, not {seed!r}")
         self.recipe, self.budget, self.shot, self.seed, self.device = recipe, budget, shot, seed, pick_device(device)
         r = get_recipe(recipe)
         require(budget in r.budgets, f"unknown budget {budget!r}: use one of {', '.join(r.budgets)}")
@@ -146,13 +147,16 @@ class DataFreeMetaLearner:
         self.about = dict(pool=pool.summary(), settings=asdict(self.used), device=device_name(self.device), versions=versions(),
                           seconds={"pretrain": pretrain_seconds(pool), "recover": 0., "learn": 0., **self.clock.seconds})
 
-    def adapt(self, x, y,            # support images (N, C, H, W) in [0, 1], labels (N,) in 0..way-1
+    def adapt(self, x, y,            # support images (N, C, H, W) in [0, 1], labels (N,) in 0..way-1: tensors or arrays
               way: int = None,       # number of classes; by default the largest label + 1
               how: str = None        # a name in `ADAPTERS`; by default the recipe's
              ) -> FewShotClassifier:
         "A classifier for a new task. Raises `EpisodeError`, `SettingsError`, and `RunError` before `fit`."
         self._fitted()
-        return get_adapter(how or get_recipe(self.recipe).adapt)(self.model, x.to(self.device), y.to(self.device), way or int(y.max()) + 1)
+        adapter, y = get_adapter(how or get_recipe(self.recipe).adapt), torch.as_tensor(y)
+        require(y.numel(), "there are no support images: a task needs at least one of each class", EpisodeError)
+        way = int(y.max()) + 1 if way is None else way
+        return adapter(self.model, *check_support(self.model, x, y, way), way)
 
     def _fitted(self): require(self.model is not None, "this learner has not learned yet: call fit, or load one that has", RunError)
 

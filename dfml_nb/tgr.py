@@ -7,7 +7,7 @@ __all__ = ['GROUPINGS', 'BUDGETS_TGR', 'random_probe', 'probed', 'fisher_embeddi
            'even_groups', 'dissolve', 'group_unlike', 'igr_gradient', 'task_loss', 'igr_step', 'TGRSettings',
            'recover_alone', 'TGR']
 
-# %% ../nbs/11c_tgr.ipynb #a6e68ed1
+# %% ../nbs/11c_tgr.ipynb #18ab9d32
 import warnings
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from sklearn.cluster import SpectralClustering
 from torch import nn
 from torch.func import functional_call, vjp, vmap
 
-from .core import fork_seed, require, rng, stable_seed
+from .core import check_settings, fork_seed, require, rng, stable_seed
 from .free import MetaTrainer
 from .inversion import Task, Weights, balanced_labels, check_terms, draw_recovery, recover_steps, up_to_4
 from .metalearn import ReplaySettings, distill_loss, lessons
@@ -205,15 +205,13 @@ class Grouping:
     def load_state_dict(self, state): # from `state_dict`
         self.sim, self.embedded, self.groups = state["sim"], state["embedded"], state["groups"]
 
-# %% ../nbs/11c_tgr.ipynb #9530b904
+# %% ../nbs/11c_tgr.ipynb #680feca8
 class TGR(MetaTrainer):
     "One training run of Task Groupings Regularization (Wei et al., ICML 2024) on a pool."
     parts = *MetaTrainer.parts, "grouping"
     def __init__(self, pool: Pool, s: TGRSettings, seed: int, device,
                  probe: nn.Module = None): # images in [0, 1] → logits, frozen; by default a `random_probe`
-        require(min(s.steps, s.embed_steps, s.embed, s.per_class, s.groups) >= 1 and s.lam >= 0,
-                "steps, embed_steps, embed, per_class and groups must be at least 1, and lam at least 0")
-        require(s.grouping in GROUPINGS, f"unknown grouping {s.grouping!r}: use one of {', '.join(GROUPINGS)}")
+        check_settings(s, "", dict(grouping=GROUPINGS), ("lr_g", "lr_z"), steps=1, embed_steps=1, embed=1, per_class=1, groups=1, lam=0, nz=1, ngf=1, pad=0); s.w.check()
         super().__init__(pool, s, seed, device)
         s.flip, self.size, self.grouping = s.flip and pool.mirror, s.size or pool.size, Grouping()
         self.probe = (probe or random_probe(pool.channels, self.size, tuple(pool.mean), tuple(pool.std), s.probe)).to(device)
