@@ -110,7 +110,7 @@ def audit(pool: str,             # the pool's folder; trained by `dfml pretrain`
     if out: save_json(out, dict(data=data, recover=recover, rows=rows, versions=versions())); print(f"written: {out}")
     return rows
 
-# %% ../nbs/13_cli.ipynb #c307acf0
+# %% ../nbs/13_cli.ipynb #f2e51cc4
 def parse_settings(pairs # ['name=value', …]
                   ) -> dict: # name → value, numbers and true/false understood
     "Settings from the command line. Raises `SettingsError`."
@@ -119,7 +119,9 @@ def parse_settings(pairs # ['name=value', …]
         name, eq, value = p.partition("=")
         require(name and eq, f"--set takes NAME=VALUE, not {p!r}")
         try: out[name] = json.loads(value)
-        except ValueError: out[name] = value
+        except ValueError:
+            try: out[name] = float(value)      # .5 and 2. are no JSON
+            except ValueError: out[name] = value
     return out
 
 # %% ../nbs/13_cli.ipynb #7d906704
