@@ -427,7 +427,7 @@ def import_model(path,             # the pool's folder; made if it is not there
     model, spec, factories = read_foreign(file, arch, size=size, mean=mean, std=std, n_classes=n_classes, class_names=class_names, name=name, factory=factory, **spec)
     return add_model(path, model, factories=factories, **asdict(spec))
 
-# %% ../nbs/03_pool.ipynb #cde3cb0a
+# %% ../nbs/03_pool.ipynb #73256bef
 def import_folder(path,          # the pool's folder; made if it is not there
                   folder,        # holds the files
                   arch: str,     # of all of them
@@ -460,4 +460,5 @@ def import_folder(path,          # the pool's folder; made if it is not there
 
 def _same_model(row, spec, model, factories): # row: of the pool; spec, model: what would be added
     new, state = describe(factories=factories, **dict(vars(spec), model=model))
-    return replace(new, file=row.file, sha256=hashlib.sha256(save(state)).hexdigest()) == row
+    plain = lambda s: json.dumps(vars(s))                     # as it is, or would be, written in the index: a tuple is a list there
+    return plain(replace(new, file=row.file, sha256=hashlib.sha256(save(state)).hexdigest())) == plain(row)
