@@ -1,6 +1,7 @@
 """The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the notebooks,
-README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, each public name has an example. Works on a copy."""
-import ast, os, re, subprocess, sys, tempfile
+README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, each public name has an example,
+each module has the names that it uses. Works on a copy."""
+import ast, builtins, os, re, subprocess, symtable, sys, tempfile
 from pathlib import Path
 
 import common, readme
@@ -57,8 +58,19 @@ def examples():
                 yield f"{path.relative_to(root)}: {name} is public and has no example; add a cell that uses it, or export it with exporti"
 
 
+def unbound():
+    "Each global name that a module uses is one of its own: in a notebook, an import for a test hides that the module lacks it."
+    inside = lambda t: [t, *(i for c in t.get_children() for i in inside(c))]
+    for path in sorted((root/common.settings()["lib_path"]).glob("*.py")):
+        scopes = inside(symtable.symtable(path.read_text(encoding="utf-8"), path.name, "exec"))
+        known = {s.get_name() for s in scopes[0].get_symbols() if s.is_assigned() or s.is_imported()} | {"__file__", *dir(builtins)}
+        known |= {s.get_name() for t in scopes for s in t.get_symbols() if s.is_declared_global()}
+        for name in sorted({s.get_name() for t in scopes for s in t.get_symbols() if s.is_global() and s.is_referenced()} - known):
+            yield f"{path.relative_to(root)}: uses {name}, which it neither defines nor imports"
+
+
 def main():
-    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean") + list(figures()) + list(examples()) + readme.differences()
+    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean") + list(figures()) + list(examples()) + list(unbound()) + readme.differences()
     return common.report("saved", problems, f"{len(notebooks())} notebooks")
 
 

@@ -124,7 +124,7 @@ def parse_settings(pairs # ['name=value', …]
             except ValueError: out[name] = value
     return out
 
-# %% ../nbs/13_cli.ipynb #7d906704
+# %% ../nbs/13_cli.ipynb #b2147d4d
 def train(pool: str,             # the pool's folder
           out: str,              # run folder; a finished or interrupted run of the same settings goes on
           recipe: str = "free",  # a name in `RECIPES`
@@ -156,7 +156,7 @@ def test(run: str,              # run folder of `train`, or a file of `DataFreeM
     "Test a learner on meta-test classes by the protocol; prints a table and writes a JSON record."
     choose = dict(last=("last",), val=("val",), all=("last", "val", "test-max"))
     require(select in choose, f"--select must be one of {', '.join(choose)}, not {select!r}")
-    learner, ds, start = DataFreeMetaLearner.load(run, device), load_data(data, root, **({"size": size} if size else {})), time.perf_counter()
+    learner, ds, start = DataFreeMetaLearner.load(run, device), load_data(data, root, size=size, quiet=quiet), time.perf_counter()
     require(ds.channels >= learner.model.channels, f"{data} has grey images, and this learner sees colour: choose another data set", DataError)
     target = Path(out) if out else record_file(Path(run), ds.name, adapt, way, seed, select, size)
     require(not target.is_dir(), f"{target} is a folder: name a file", RunError)

@@ -6,12 +6,14 @@
 __all__ = ['BUDGETS', 'POOL_BUDGETS', 'RECIPES', 'override', 'Recipe', 'get_recipe', 'budget_text', 'DataFreeMetaLearner',
            'from_dict', 'snapshots', 'test_learner', 'result']
 
-# %% ../nbs/12_recipes.ipynb #94702de0
+# %% ../nbs/12_recipes.ipynb #165a1ccd
 import sys
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
+
+import torch
 
 from .adapt import HEADED, FewShotClassifier, check_support, get_adapter
 from .baselines import (BUDGETS_AVERAGE, BUDGETS_MAML_ORACLE, BUDGETS_OTA, BUDGETS_POOL_CENTROID, BUDGETS_RANDOM, BUDGETS_TEACHER, OTA, Average, AverageSettings,
