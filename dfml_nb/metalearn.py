@@ -6,13 +6,13 @@
 __all__ = ['distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'inner_loop', 'ReplaySettings',
            'outer_loss', 'episode_gradient', 'maml_step', 'replay']
 
-# %% ../nbs/07_metalearn.ipynb #97422e5a
+# %% ../nbs/07_metalearn.ipynb #61f09ac0
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from .core import check_settings, require, rng
+from .core import check_settings, rng
 from .inversion import jitter, kl_rows
 from .memory import Memory, memory_episode
 from .nets import Classifier, batch_mode, call, copies, moving_buffers, stacked_forward, stacked_loss, stacked_normalize, weights
@@ -71,14 +71,14 @@ def visit(model: Classifier, # the meta-model, in `batch_mode`; its weights are 
         if s.order == "independent" or i == len(todo) - 1: moved = [m + (t - p).detach() for m, t, p in zip(moved, theta, psi.values())]
     return moved, met
 
-# %% ../nbs/07_metalearn.ipynb #bae80f6c
+# %% ../nbs/07_metalearn.ipynb #5eb87672
 def bell_step(model: Classifier, # the meta-model; moved
               opt,               # its optimiser
               todo: list,        # from `lessons`
               s: BelLSettings    # see there
              ) -> float:         # mean distillation loss
     "One outer step of BelL: grad(θ) = factor · (θ - ψ) where ψ has visited all tasks in order (Reptile across tasks). Raises `SettingsError`."
-    require(s.order in ("sequential", "independent"), f"order must be 'sequential' or 'independent', not {s.order!r}")
+    s.check("")
     moved, loss = visit(batch_mode(model), todo, s)
     for p, m in zip(model.parameters(), moved): p.grad = s.factor * m
     opt.step()

@@ -7,7 +7,7 @@ __all__ = ['BUDGETS_POOL_DISTILL', 'BUDGETS_DISTILL_ORACLE', 'pink_noise', 'draw
            'lit', 'make_views', 'pool_answers', 'match_terms', 'whitening', 'as_embedding', 'PoolDistillSettings',
            'PoolDistill', 'DistillOracleSettings', 'DistillOracle']
 
-# %% ../nbs/08b_pool_distill.ipynb #bba4cf34
+# %% ../nbs/08b_pool_distill.ipynb #dd19df17
 import math
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from .core import Clock, PoolError, check_settings, fork_seed, require, rng
 from .data import load_data
+from .free import check_trust
 from .inversion import Task, Weights, check_terms, invert_pixels, judge
 from .memory import Memory, to_bytes, to_float
 from .nets import Classifier, build_classifier, freeze, resized
@@ -202,13 +203,13 @@ def one_cycle(t: int, steps: int, lr: float, rise: float = .1): # step, of how m
     up = max(1, round(rise * steps))
     return lr * (t + 1) / up if t < up else lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
 
-# %% ../nbs/08b_pool_distill.ipynb #9905e9c8
+# %% ../nbs/08b_pool_distill.ipynb #ae46ee9b
 class PoolDistill:
     "One network that answers like the whole pool. Data-free; a recipe of this project."
     together, ask, chunk = 4, 1000, 100    # teachers inverted, views asked about, and student's steps in one step of the run
     def __init__(self, pool: Pool, s: PoolDistillSettings, seed: int, device):
         s.check()
-        require(not s.trust or len(s.trust) == len(pool) and all(isinstance(t, (int, float)) and 0 <= t < math.inf for t in s.trust), f"trust must be one number, 0 or more, for each of the {len(pool)} teachers")
+        check_trust(pool, s.trust)
         self.pool, self.s, self.seed, self.device, self.clock = pool, s, seed, device, Clock()
         self.places = [i for i in range(len(pool)) if not s.trust or s.trust[i] > 0]
         require(self.places, "no teacher is trusted: trust at least one", PoolError)
