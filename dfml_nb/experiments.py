@@ -40,6 +40,8 @@ SCENARIOS = dict(
         dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 20)], smoke=[_glyphs(8)])),
     cifar_fs_100=Scenario("CIFAR-FS, 100 Conv4", ("cifar_fs",),
         dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 100)], smoke=[_glyphs(8)])),
+    cifar_fs_100_long=Scenario("CIFAR-FS, 100 Conv4 of 60 epochs", ("cifar_fs",),
+        dict(paper=[_paper("cifar_fs")], cpu=[_short("cifar_fs", 100, epochs=60)], smoke=[_glyphs(8)])),
     mini_imagenet=Scenario("mini-ImageNet, Conv4", ("mini_imagenet",),
         dict(paper=[_paper("mini_imagenet")], cpu=[_short("mini_imagenet", 4, epochs=12)], smoke=[_glyphs(3, seed=1)])),
     cub=Scenario("CUB, Conv4", ("cub",),
@@ -161,7 +163,7 @@ DISTILL_PARTS = dict(all={}, centroid={}, no_whitening={"whiten": 0.}, no_mirror
 
 # %% ../nbs/12b_experiments.ipynb #594037d0
 def _beyond_rows():
-    row = lambda name, recipe, adapt=None, settings=(), models=None, cpu=(), table="beyond": Experiment(table, name, "cifar_fs_100", recipe, adapt, dict(settings), dict(cpu), models)
+    row = lambda name, recipe, adapt=None, settings=(), models=None, cpu=(), table="beyond", scenario="cifar_fs_100": Experiment(table, name, scenario, recipe, adapt, dict(settings), dict(cpu), models)
     for n in (24, None):
         yield row(f"distill_{n or 100}", "pool_distill", models=n)
         yield row(f"distill_{n or 100}_centroid", "pool_distill", "centroid_own", models=n)
@@ -174,6 +176,10 @@ def _beyond_rows():
         yield row(f"soft_{n}", "pool_centroid", "ridge", {"soft": 2.}, n, table="beyond_pool")
         yield row(f"evened_{n}", "pool_centroid", "ridge", {"whiten": .1}, n, table="beyond_pool")
         yield row(f"both_{n}", "pool_centroid", "ridge", {"soft": 2., "whiten": .15}, n, table="beyond_pool")
+    for n in (24, 100):
+        long = dict(models=n, table="beyond_pool", scenario="cifar_fs_100_long")
+        yield row(f"pool_{n}_long", "pool_centroid", **long)
+        yield row(f"both_{n}_long", "pool_centroid", "ridge", {"soft": 4., "whiten": .15}, **long)
     for name, settings in DISTILL_PARTS.items(): yield row(name, "pool_distill", "centroid_own" if name == "centroid" else None, {**PLAIN_DISTILL, **settings}, 24, SHORT_DISTILL, "beyond_parts")
 
 EXPERIMENTS = {e.name: e for rows in (*(_main_rows(t, s) for t, s in TABLES.items()), _ablation_rows(), _beyond_rows()) for e in rows}
