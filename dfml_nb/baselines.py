@@ -211,7 +211,7 @@ class MamlOracle(MetaTrainer):
         "The real episodes of step `i`."
         r = self.s.replay
         split = self.splits[i % len(self.splits)]
-        return [sample_episode(split, r.way, r.shot, r.query, self.seed, "oracle", i, k).to(self.device) for k in range(r.episodes)]
+        return [sample_episode(split, r.way, r.shot, r.query, torch.randint(2**62, (), generator=rng(self.seed, "episode", i, k)).item()).to(self.device) for k in range(r.episodes)]
 
     def step(self, i: int) -> dict: # accuracy: on the queries of the step's episodes, 0..1
         "One outer step. Raises `RunError` if the weights are no longer finite."

@@ -263,7 +263,7 @@ class BiDfMKD(MetaTrainer):
     def recover(self, ask, j: int, *key, student=None): # j: place in the pool; → (`Task`, loss)
         "A set of images from one service."
         with self.clock("recover"):
-            return ask_for_task(ask, self.s.ask, self.seed, *key, j, classes=self.pool.class_keys(j), number=j, size=self.s.size or self.pool.size,
+            return ask_for_task(ask, self.s.ask, self.seed, *key, classes=self.pool.class_keys(j), number=j, size=self.s.size or self.pool.size,
                                 channels=self.pool.channels, student=student, device=self.device)
 
     def answered(self, ask, task, *key): # → (images, answers)
@@ -273,12 +273,12 @@ class BiDfMKD(MetaTrainer):
     def lesson(self, i: int, k: int, j: int, teacher): # outer step; place in the step; place in the pool; → (gradients, support task, what to log)
         "Support set, inner loop, query set, outer gradient, for one service (BiDf-MKD, bi-level distillation)."
         ask, model, kd = BlackBox(teacher) if self.s.ask.access == "black" else teacher, batch_mode(self.model), self.s.kd
-        support, label = self.recover(ask, j, "support", i, k)
+        support, label = self.recover(ask, j, "recover", i, k)
         with self.clock("learn"):
             w = dict(model.named_parameters())
             adapted = distill_inner(model, w, *self.answered(ask, support, "look", i, k), kd)
         fixed = {k: v.detach() for k, v in adapted.items()}
-        queries, boundary = self.recover(ask, j, "query", i, k, student=None if i < self.s.warmup else lambda x: call(model, fixed, x))
+        queries, boundary = self.recover(ask, j, "query", i, k, 0, student=None if i < self.s.warmup else lambda x: call(model, fixed, x))
         with self.clock("learn"): grads, distill = distill_outer(model, w, adapted, *self.answered(ask, queries, "look again", i, k), kd)
         return grads, support, dict(inversion_label=label, inversion_query=boundary, distill=distill, queries=getattr(ask, "queries", 0))
 

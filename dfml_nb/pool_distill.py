@@ -232,12 +232,12 @@ class PoolDistill:
 
     def teacher(self, j: int): return self.pool[j].to(self.device)
 
-    def invert(self, j: int) -> Task: # j: its place in the pool
+    def invert(self, j: int, *key) -> Task: # j: its place in the pool; key: names the randomness
         "A task from one teacher, in the size and with the channels of the student's images."
         t, s = self.teacher(j), self.s
         side = min(self.side, t.size or self.side)
-        start = drawn_images(s.per_class * t.n_classes, side, rng(self.seed, "start", j), t.channels) if s.start == "drawn" else None
-        task = invert_pixels(t, s.per_class, s.invert_steps, s.invert_lr, s.w, self.pool.class_keys(j), (self.seed, j), self.pool.mirror, size=side, start=start)
+        start = drawn_images(s.per_class * t.n_classes, side, rng((self.seed, *key), "start"), t.channels) if s.start == "drawn" else None
+        task = invert_pixels(t, s.per_class, s.invert_steps, s.invert_lr, s.w, self.pool.class_keys(j), (self.seed, *key), self.pool.mirror, size=side, start=start)
         return Task(self.fitted(task.x), task.y, task.classes, j)
 
     def fitted(self, x): # (N, C, H, W) in [0, 1]; → (N, channels of the pool, side, side) in [0, 1]
@@ -248,7 +248,7 @@ class PoolDistill:
         "Invert the next teachers."
         some = self.places[i * self.together:(i + 1) * self.together]
         with self.clock("recover"):
-            def job(j): task = self.invert(j); return to_bytes(task.x).cpu(), task.y.cpu(), judge(task, self.teacher(j))["loss"]
+            def job(j): task = self.invert(j, "recover", i, some.index(j)); return to_bytes(task.x).cpu(), task.y.cpu(), judge(task, self.teacher(j))["loss"]
             done = share(job, some, self.device)
             for j, (x, y, _) in zip(some, done): self.memory.add(Task(to_float(x), y, self.pool.class_keys(j), j))
         loss = sum(d[2] for d in done) / len(done)

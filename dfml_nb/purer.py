@@ -181,8 +181,8 @@ class Purer(MetaTrainer):
         s, row = self.s, dict(step=i, harder=int(self.open))
         with self.clock("recover"):
             picked = self.draw(i)
-            terms = inversion_pull(self.data, self.taught_by(picked), [self.pool.class_keys(j) for j in picked], s.w, rng(self.seed, "look", i), s.flip, s.pad)
-            if self.open: terms["outer"] = harder_pull(self.data, self.model, self.some_episode(i, "harder"), s.replay, s.harder)
+            terms = inversion_pull(self.data, self.taught_by(picked), [self.pool.class_keys(j) for j in picked], s.w, rng(self.seed, "recover", i), s.flip, s.pad)
+            if self.open: terms["outer"] = harder_pull(self.data, self.model, self.data.episode(s.replay.way, s.replay.shot, s.replay.query, rng(self.seed, "recover", i, "harder")), s.replay, s.harder)
             check_terms(terms, i, picked)
             self.data.step()
         with self.clock("learn"): row.update(self.learn(i))

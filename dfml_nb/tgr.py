@@ -223,7 +223,7 @@ class TGR(MetaTrainer):
 
     def embed(self, j: int) -> dict: # place in the pool → Fisher information of each layer
         "What kind of task a teacher's is."
-        task, terms = self.recover(j, self.s.embed_steps, "embed")                # the same noise for all
+        task, terms = self.recover(j, self.s.embed_steps, "embed", 0)                # the same noise for all
         check_terms(terms, 0, [j])
         return fisher_embedding(self.probe, task.x)
 
