@@ -31,9 +31,11 @@ def digest(tensors):
 
 def recovered(trainer):
     "The images of each class that a finished run remembers; empty for methods that recover none."
-    store = next((s for s in (getattr(trainer, name, None) for name in ("store", "memory", "data")) if s is not None), None)
-    images = getattr(store, "rings", None) or getattr(store, "images", None)
-    return images if isinstance(images, dict) else {}
+    for name in ("store", "data", "memory"):
+        store = getattr(trainer, name, None)
+        images = getattr(store, "rings", None) or getattr(store, "images", None)
+        if images and isinstance(images, dict): return images
+    return {}
 
 
 def bits(recipe, budget, seed, pool):
