@@ -8,27 +8,34 @@ import common, readme
 from common import directives, exported, load, notebooks, picture_of, root, text, where
 
 
+def saved_files(base, lib):
+    "Modules and notebooks in a copy of the project, relative to it."
+    found = [*(base/lib).rglob("*.py"), *(base/"nbs").rglob("*.ipynb")]
+    return {p.relative_to(base) for p in found if not common.is_ignored(p.relative_to(base))}
+
+
 def remade(module, name, change=lambda copy: None):
     "Run an nbdev command in a copy of the project; one line for each file it changed, made or no longer makes."
     with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
-        copy = Path(tmp)/"project"; copy.mkdir()
-        common.copy_to(copy); change(copy)
+        copy = Path(tmp)/"project"
+        copy.mkdir()
+        common.copy_to(copy)
+        change(copy)
         env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"PYTHONPATH": str(copy)}
         command = f"from {module} import {name}; {name}.__wrapped__()"
         p = subprocess.run([sys.executable, "-c", command], cwd=copy, env=env, capture_output=True, text=True)
         if p.returncode: return [f"{name} failed: {p.stderr.strip().splitlines()[-1]}"]
-        lib = Path(common.settings()["lib_path"])
-        mine = lambda base: {q.relative_to(base) for part, kind in ((lib, "*.py"), ("nbs", "*.ipynb")) for q in (base/part).rglob(kind)
-                             if not any(common.ignored.match(s) for s in q.relative_to(base).parts)}
-        before, after = mine(root) & set(common.files()), mine(copy)
+        lib = common.settings()["lib_path"]
+        before, after = saved_files(root, lib) & set(common.files()), saved_files(copy, lib)
         read = lambda base, n: (base/n).read_bytes() if (base/n).exists() else None
         return [f"{n}: differs after {name}" for n in sorted(before | after) if read(root, n) != read(copy, n)]
 
 
 def forget_modules(copy):
-    "Remove all that an export writes, so that a module without a notebook is noticed."
-    for p in (copy/common.settings()["lib_path"]).rglob("*.py"):
-        if p.name != "__init__.py": p.unlink()
+    "Remove all that an export writes, so that a module, or a folder of them, without a notebook is noticed."
+    lib = copy/common.settings()["lib_path"]
+    for p in lib.rglob("*.py"):
+        if p != lib/"__init__.py": p.unlink()
 
 
 def figures():
@@ -38,13 +45,16 @@ def figures():
             if cell["cell_type"] != "code": continue
             label = directives(text(cell["source"])).get("label", "")
             if label.startswith("fig-") and not any(map(picture_of, cell["outputs"])):
-                yield f"{where(path.relative_to(root), i, cell)}: {label} has no picture saved; run the notebook and save it"
+                at = where(path.relative_to(root), i, cell)
+                yield f"{at}: {label} has no picture saved; run the notebook and save it"
 
 
 def defined(source):
-    "The public functions and classes that a cell defines."
-    code = "\n".join(line for line in source.splitlines() if not line.startswith(("#|", "%", "!")))
-    return [n.name for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+    "The public functions and classes that a cell defines; those patched into a class belong to it."
+    nodes = ast.parse(common.python_of(source)).body
+    found = [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
+    patched = lambda n: any(re.match(r"patch\b", ast.unparse(d)) for d in n.decorator_list)
+    return [n.name for n in found if not patched(n)]
 
 
 def examples():
@@ -53,24 +63,42 @@ def examples():
         cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
         kinds = [directives(c).keys() for c in cells]
         shown = "\n".join(c for c, k in zip(cells, kinds) if not k & (exported | {"hide", "slow", "cuda"}))
-        for name in (n for c, k in zip(cells, kinds) if k & (exported - {"exporti"}) for n in defined(c)):
-            if not re.search(rf"\b{name}\b", shown):
-                yield f"{path.relative_to(root)}: {name} is public and has no example; add a cell that uses it, or export it with exporti"
+        public = [c for c, k in zip(cells, kinds) if k & (exported - {"exporti"})]
+        for name in [n for c in public for n in defined(c)]:
+            if re.search(rf"\b{name}\b", shown): continue
+            yield (f"{path.relative_to(root)}: {name} is public and has no example; "
+                   "add a cell that uses it, or export it with exporti")
+
+
+def scopes_in(table):
+    "A symbol table, and all inside it."
+    found = [table]
+    for child in table.get_children(): found += scopes_in(child)
+    return found
+
+
+def unknown_names(path):
+    "The global names that a module uses and neither defines nor imports."
+    scopes = scopes_in(symtable.symtable(path.read_text(encoding="utf-8"), path.name, "exec"))
+    known = {s.get_name() for s in scopes[0].get_symbols() if s.is_assigned() or s.is_imported()}
+    used = set()
+    for scope in scopes:
+        symbols = scope.get_symbols()
+        known |= {s.get_name() for s in symbols if s.is_declared_global()}
+        used |= {s.get_name() for s in symbols if s.is_global() and s.is_referenced()}
+    return sorted(used - known - {"__file__", "__name__", *dir(builtins)})
 
 
 def unbound():
     "Each global name that a module uses is one of its own: in a notebook, an import for a test hides that the module lacks it."
-    inside = lambda t: [t, *(i for c in t.get_children() for i in inside(c))]
-    for path in sorted((root/common.settings()["lib_path"]).glob("*.py")):
-        scopes = inside(symtable.symtable(path.read_text(encoding="utf-8"), path.name, "exec"))
-        known = {s.get_name() for s in scopes[0].get_symbols() if s.is_assigned() or s.is_imported()} | {"__file__", *dir(builtins)}
-        known |= {s.get_name() for t in scopes for s in t.get_symbols() if s.is_declared_global()}
-        for name in sorted({s.get_name() for t in scopes for s in t.get_symbols() if s.is_global() and s.is_referenced()} - known):
+    for path in common.modules():
+        for name in unknown_names(path):
             yield f"{path.relative_to(root)}: uses {name}, which it neither defines nor imports"
 
 
 def main():
-    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean") + list(figures()) + list(examples()) + list(unbound()) + readme.differences()
+    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean")
+    problems += [*figures(), *examples(), *unbound(), *readme.differences()]
     return common.report("saved", problems, f"{len(notebooks())} notebooks")
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/"nbs"
+rooms = json.loads((root/".ci"/"rooms.json").read_text(encoding="utf-8"))   # order of the pages, floors of the modules
 exported = {"export", "exports", "exporti"}   # directives of cells that go into a module
-ignored = re.compile(r"^(\.git|\.venv|_proc|_docs|build|dist|__pycache__|\.ipynb_checkpoints|.*\.egg-info|.*\.dist-info)$")
+ignored = re.compile(r"^(\.git|\.venv|_proc|_docs|build|dist|__pycache__|\.ipynb_checkpoints"
+                     r"|.*\.egg-info|.*\.dist-info)$")
 
 
 def settings():
@@ -18,9 +20,16 @@ def settings():
 
 def _git(*args):
     "The output of a git command in the project, or None if this is no repository of its own (or git is missing)."
-    try: p = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
-    except OSError: return None
+    try:
+        p = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
+    except OSError:
+        return None
     return p.stdout if p.returncode == 0 else None
+
+
+def is_ignored(path):
+    "Is this path, relative to the project, a build product?"
+    return any(ignored.match(part) for part in path.parts)
 
 
 def files():
@@ -30,7 +39,7 @@ def files():
         names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
         return sorted({Path(n) for n in names if n and (root/n).is_file()})
     found = (p.relative_to(root) for p in root.rglob("*") if p.is_file())
-    return sorted(p for p in found if not any(ignored.match(part) for part in p.parts))
+    return sorted(p for p in found if not is_ignored(p))
 
 
 def copy_to(dest):
@@ -47,8 +56,14 @@ def digests():
 
 def notebooks(folder=nbs):
     "The notebooks nbdev sees: none whose name, or whose folder's name, starts with `_` or `.`."
-    found = (p for p in folder.rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(folder).parts))
-    return sorted(found)
+    hidden = lambda p: any(part[0] in "_." for part in p.relative_to(folder).parts)
+    return sorted(p for p in folder.rglob("*.ipynb") if not hidden(p))
+
+
+def modules():
+    "The files of the library's modules, in all of its folders."
+    lib = root/settings()["lib_path"]
+    return sorted(p for p in lib.rglob("*.py") if not is_ignored(p.relative_to(lib)))
 
 
 def load(path): return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -66,6 +81,11 @@ def directives(source):
     return found
 
 
+def python_of(source):
+    "The code of a cell as Python can parse it: magics and shell commands become `pass`."
+    return "\n".join("pass" if re.match(r"\s*[%!]", line) else line for line in source.splitlines())
+
+
 def picture_of(output):
     "The picture that an output of a cell shows, as (ending of its file, bytes), or None: a PNG, or a drawing inside HTML."
     data = output.get("data", {})
@@ -80,7 +100,7 @@ def where(path, i, cell):
 
 
 def page_name(path):
-    "The file name nbdev gives to the page of a notebook: lower case, without its number."
+    "The file name nbdev gives to the page of a notebook, in its folder: lower case, without a number in front."
     path = Path(path)
     return path.with_name(re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.name.lower())).with_suffix(".html")
 
@@ -94,7 +114,8 @@ def prose(markdown):
         elif mark and mark[1].startswith(fence) and not line.strip().strip("`~"): fence = None
         elif fence is None: out.append(line)
     s = "\n".join(out)
-    for pattern in (r"(`+)(?!`).+?(?<!`)\1(?!`)", r"<!--.*?-->", r"\$\$.*?\$\$", r"\$(?!\s)[^$\n]+?(?<!\s)\$(?!\d)"):
+    patterns = r"(`+)(?!`).+?(?<!`)\1(?!`)", r"<!--.*?-->", r"\$\$.*?\$\$", r"\$(?!\s)[^$\n]+?(?<!\s)\$(?!\d)"
+    for pattern in patterns:
         s = re.sub(pattern, lambda m: "\n" * m[0].count("\n"), s, flags=re.S)
     return s
 

@@ -29,7 +29,8 @@ def github_link(link):
     if re.match(r"[a-z][a-z0-9+.-]*:|#|/", link): return link
     path, sep, anchor = link.partition("#")
     if path.endswith(".html"):
-        pages = {page_name(p.relative_to(nbs)).as_posix(): p.relative_to(nbs).as_posix() for p in notebooks()}
+        names = [p.relative_to(nbs) for p in notebooks()]
+        pages = {page_name(n).as_posix(): n.as_posix() for n in names}
         path = pages.get(Path(os.path.normpath(path)).as_posix(), path)
     return Path(os.path.normpath(Path("nbs")/path)).as_posix() + sep + anchor
 
@@ -37,11 +38,28 @@ def github_link(link):
 def relink(markdown):
     "Rewrite all links outside fenced blocks and code spans."
     keep = re.compile(r"(^```.*?^```|`[^`\n]+`)", flags=re.S | re.M)
-    fix = lambda s: re.sub(r'(\]\(|(?:href|src)=")([^)\s"]+)', lambda m: m[1] + github_link(m[2]), s)
+    link = re.compile(r'(\]\(|(?:href|src)=")([^)\s"]+)')
+    fix = lambda s: link.sub(lambda m: m[1] + github_link(m[2]), s)
     return "".join(s if i % 2 else fix(s) for i, s in enumerate(keep.split(markdown)))
 
 
 def fenced(body, language=""): return f"```{language}\n{body.rstrip()}\n```"
+
+
+def unquoted(s):
+    "A YAML string without the quotes around it."
+    return s[1:-1] if s and s[:1] == s[-1:] and s[:1] in ("'", '"') else s
+
+
+def as_picture(found, options, i, pictures):
+    "A picture in Markdown; it is put into `pictures`."
+    ending, data = found
+    name = options.get("label", f"cell-{i}")
+    if name + ending in pictures: name += f"-{len(pictures)}"
+    pictures[name + ending] = data
+    alt, caption = (unquoted(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
+    file = (images/(name + ending)).relative_to(root).as_posix()
+    return f"![{alt or caption}]({file})" + (f"\n\n*{caption}*" if caption else "")
 
 
 def outputs(cell, options, i, pictures):
@@ -51,20 +69,15 @@ def outputs(cell, options, i, pictures):
         data = o.get("data", {})
         if o["output_type"] == "stream":
             if o["name"] == "stdout": yield fenced(text(o["text"]), "text")
-        elif found := picture_of(o):   # a drawing's links live on the site only
-            (ending, data), name = found, options.get("label", f"cell-{i}")
-            name += (f"-{len(pictures)}" if name + ending in pictures else "") + ending
-            pictures[name] = data
-            yaml_text = lambda s: s[1:-1] if s[:1] == s[-1:] and s[:1] in ("'", '"') and s else s
-            alt, caption = (yaml_text(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
-            yield f"![{alt or caption}]({(images/name).relative_to(root).as_posix()})" + (f"\n\n*{caption}*" if caption else "")
+        elif found := picture_of(o): yield as_picture(found, options, i, pictures)   # a drawing's links live on the site only
         elif "text/markdown" in data: yield relink(text(data["text/markdown"]))
         elif "text/plain" in data: yield fenced(text(data["text/plain"]), "text")
 
 
 def make():
     "The text of README.md and its pictures by name."
-    parts, pictures = ["<!-- Made from nbs/index.ipynb by .ci/readme.py: edit the notebook, not this file. -->"], {}
+    parts = ["<!-- Made from nbs/index.ipynb by .ci/readme.py: edit the notebook, not this file. -->"]
+    pictures = {}
     for i, cell in enumerate(load(source)["cells"]):
         code = text(cell["source"])
         if cell["cell_type"] == "markdown": parts.append(relink(code.strip()))
@@ -83,7 +96,8 @@ def unfit(made):
         if cell["cell_type"] != "markdown": continue
         body = common.prose(text(cell["source"]))
         for m in re.finditer(r"(?<![\w@.])@[A-Za-z][\w:-]+|^:::.*$|\{#[\w-]+\}|\{\.[\w-]+.*?\}", body, flags=re.M):
-            yield f"{where('nbs/index.ipynb', i, cell)}: GitHub cannot show {m[0]!r}, and this page is README.md too"
+            at = where("nbs/index.ipynb", i, cell)
+            yield f"{at}: GitHub cannot show {m[0]!r}, and this page is README.md too"
     for link in re.findall(r'(?:\]\(|(?:href|src)=")([^)\s"#]+)', common.prose(made)):
         if not re.match(r"[a-z][a-z0-9+.-]*:", link) and not (root/link).exists():
             yield f"README.md: link to {link}, which does not exist"
@@ -97,8 +111,8 @@ def differences():
     if not target.exists() or target.read_text(encoding="utf-8") != made:
         out.append("README.md: differs from nbs/index.ipynb; run python .ci/readme.py")
     have = {p.name: p.read_bytes() for p in images.glob("*.*")} if images.exists() else {}
-    return out + [f"nbs/images/index/{n}: differs from nbs/index.ipynb; run python .ci/readme.py"
-                  for n in sorted(have.keys() | pictures.keys()) if have.get(n) != pictures.get(n)]
+    differ = [n for n in sorted(have.keys() | pictures.keys()) if have.get(n) != pictures.get(n)]
+    return out + [f"nbs/images/index/{n}: differs from nbs/index.ipynb; run python .ci/readme.py" for n in differ]
 
 
 def write():
@@ -109,13 +123,20 @@ def write():
     for name, data in pictures.items(): (images/name).write_bytes(data)
 
 
+def commands():
+    "The lines of the `sh` blocks of README.md that are run."
+    written = target.read_text(encoding="utf-8") if target.exists() else ""
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", written, flags=re.S | re.M)
+    skip = re.compile(r"\s*(?:\w+=\S+ )*(pip install|git clone|cd dfml_nb\b|nbdev_test\b)")
+    return [line for line in "".join(blocks).splitlines() if not skip.match(line)]
+
+
 def run():
     "Run the commands of README.md; the exit code."
-    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", target.read_text(encoding="utf-8"), flags=re.S | re.M) if target.exists() else []
-    skip = re.compile(r"\s*(?:\w+=\S+ )*(pip install|git clone|cd dfml_nb\b|nbdev_test\b)")
-    lines = [l for b in blocks for l in b.splitlines() if not skip.match(l)]
+    lines = commands()
+    script = ["bash", "-euxo", "pipefail", "-c", "\n".join(lines)]
     with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
-        code = subprocess.run(["bash", "-euxo", "pipefail", "-c", "\n".join(lines)], cwd=tmp, stdin=subprocess.DEVNULL).returncode
+        code = subprocess.run(script, cwd=tmp, stdin=subprocess.DEVNULL).returncode
     print(f"README.md: {sum(bool(l.strip()) for l in lines)} lines of commands, exit code {code}", flush=True)
     return 1 if code else 0
 

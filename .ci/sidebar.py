@@ -1,38 +1,45 @@
-"""Write nbs/sidebar.yml: every notebook is in the sidebar, in the section its folder says, in reading order.
+"""Write nbs/sidebar.yml: every notebook is in the sidebar, in the section and order that .ci/rooms.json says.
 
     python .ci/sidebar.py           write the file
     python .ci/sidebar.py --check   complain if it is not what would be written
 """
 import sys
 
-from common import nbs, notebooks
-
-sections = {"Start": lambda p: p.name == "index.ipynb" and p.parent == nbs,
-            "Tutorials": lambda p: p.parent == nbs/"tutorials",
-            "Reference": lambda p: p.parent == nbs and p.name[0].isdigit(),
-            "Results": lambda p: p.parent == nbs/"results"}
-
-reading = """quick_start own_models what_a_teacher_remembers gradient_alignment curriculum calibration own_method
-             methods beyond free purer scenarios ablations switches five_speed icfil bad_teachers audit bench""".split()   # pages without a number
+from common import nbs, notebooks, rooms
 
 
-def place(page):
-    "Where a page stands in its section: numbered ones by number, the others as listed, then by name."
-    return (reading.index(page.stem) if page.stem in reading else len(reading), page.name)
+def pages(section, all_sections, names):
+    "The pages of a section, in order; its `*` stands for those of its folder that no section lists."
+    prefix = section["folder"] + "/" if section["folder"] else ""
+    listed = {page for s in all_sections if s["folder"] == section["folder"] for page in s["pages"]}
+    here = [n[len(prefix):] for n in names if n.startswith(prefix)]
+    others = [n for n in here if "/" not in n and n not in listed]
+    for page in section["pages"]:
+        found = others if page == "*" else [page]
+        yield from (prefix + n for n in found if prefix + n in names)
+
+
+def reading_order():
+    "The title and the notebooks of each section, as `pool/pretrain`; sections without a page are left out."
+    names = [p.relative_to(nbs).with_suffix("").as_posix() for p in notebooks()]
+    found = [(s["title"], list(pages(s, rooms["sections"], names))) for s in rooms["sections"]]
+    return [(title, listed) for title, listed in found if listed]
 
 
 def sidebar():
-    "The text of sidebar.yml; sections without a page are left out."
+    "The text of sidebar.yml."
     lines = ["# Written by .ci/sidebar.py", "website:", "  sidebar:", "    contents:"]
-    for title, belongs in sections.items():
-        pages = [p.relative_to(nbs).as_posix() for p in sorted(notebooks(), key=place) if belongs(p)]
-        if pages: lines += [f"      - section: {title}", "        contents:"] + [f"          - {p}" for p in pages]
+    for title, names in reading_order():
+        lines += [f"      - section: {title}", "        contents:"]
+        lines += [f"          - {name}.ipynb" for name in names]
     return "\n".join(lines) + "\n"
 
 
 def main():
-    path, want = nbs/"sidebar.yml", sidebar()
-    if "--check" not in sys.argv: path.write_text(want, encoding="utf-8")
+    path = nbs/"sidebar.yml"
+    want = sidebar()
+    if "--check" not in sys.argv:
+        path.write_text(want, encoding="utf-8")
     elif not path.exists() or path.read_text(encoding="utf-8") != want:
         sys.exit("nbs/sidebar.yml is out of date: run python .ci/sidebar.py")
 
