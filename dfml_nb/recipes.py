@@ -289,6 +289,11 @@ def config(self: DataFreeMetaLearner) -> dict:
     return dict(recipe=self.recipe, budget=self.budget, shot=self.shot, seed=self.seed,
                 settings=asdict(self.settings), **parts)
 
+@patch(as_prop=True)
+def data_free(self: DataFreeMetaLearner) -> bool:
+    "Whether no real image is used."
+    return self.names["recover"] != "real"
+
 @patch
 def why_not(self: DataFreeMetaLearner, pool: Pool) -> str: # None if it can
     "Why these parts cannot work with a pool, as a sentence."

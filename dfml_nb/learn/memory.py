@@ -28,14 +28,16 @@ def to_float(b # uint8, any shape
 
 # %% ../../nbs/learn/memory.ipynb #f9d4ad7d
 class Memory:
-    "Recovered images by global class: a ring of `per_class` for each of at most `max_classes` classes."
-    def __init__(self, per_class: int = 400,    # images kept of one class (FREE: 20 batches of 20)
-                 max_classes: int = 1000):      # classes kept
-        require(per_class > 0 and max_classes > 0, "a memory must hold at least one image of one class")
+    "Recovered images, filed by the global keys of their classes."
+    def __init__(self,
+                 per_class: int = 400,      # images kept of one class (FREE: 20 batches of 20)
+                 max_classes: int = 1000):  # classes kept
+        require(per_class > 0 and max_classes > 0,
+                "a memory must hold at least one image of one class")
         self.per_class = per_class
         self.max_classes = max_classes
-        self.rings = OrderedDict()              # class → images, the class that came last at the end
-        self.origin = {}                        # class → places in the pool of the teachers it came from
+        self.rings = OrderedDict()   # class → images, the class that came last at the end
+        self.origin = {}             # class → places in the pool of the teachers it came from
 
     def __len__(self):
         return sum(len(ring) for ring in self.rings.values())
@@ -45,50 +47,60 @@ class Memory:
         "The classes in memory, the one that came last at the end."
         return list(self.rings)
 
-    def add(self, task: Task): # its classes must be global keys (tuples), as from Pool.class_keys
-        "File a recovered task's images under the global names of their classes, in main memory. Raises `SettingsError`."
-        require(all(isinstance(key, tuple) for key in task.classes),
-                "a task needs global class keys to be remembered: pass classes=pool.class_keys(i)")
-        images = to_bytes(task.x.detach()).cpu()
-        y = task.y.cpu()
-        for label, key in enumerate(task.classes):
-            new = images[y == label]
-            ring = torch.cat([self.rings[key], new]) if key in self.rings else new
-            self.rings[key] = ring[-self.per_class:].clone()   # a slice would keep the whole tensor alive
-            self.rings.move_to_end(key)
-            self.origin[key] = sorted({*self.origin.get(key, ()), task.teacher})
-        while len(self.rings) > self.max_classes:
-            key, _ = self.rings.popitem(last=False)
-            self.origin.pop(key)
+# %% ../../nbs/learn/memory.ipynb #4a1f0b02
+@patch
+def add(self: Memory,
+        task: Task): # its classes must be global keys (tuples), as from Pool.class_keys
+    "File a task's images under the global names of their classes. Raises `SettingsError`."
+    require(all(isinstance(key, tuple) for key in task.classes),
+            "a task needs global class keys to be remembered: pass classes=pool.class_keys(i)")
+    images = to_bytes(task.x.detach()).cpu()
+    y = task.y.cpu()
+    for label, key in enumerate(task.classes):
+        new = images[y == label]
+        ring = torch.cat([self.rings[key], new]) if key in self.rings else new
+        self.rings[key] = ring[-self.per_class:].clone()   # else the whole tensor stays alive
+        self.rings.move_to_end(key)
+        self.origin[key] = sorted({*self.origin.get(key, ()), task.teacher})
+    while len(self.rings) > self.max_classes:
+        key, _ = self.rings.popitem(last=False)
+        self.origin.pop(key)
 
-    def state_dict(self) -> dict:
-        "Everything that is remembered, as tensors, strings and numbers."
-        return dict(keys=[list(key) for key in self.rings], images=list(self.rings.values()),
-                    origin=[self.origin[key] for key in self.rings])
+# %% ../../nbs/learn/memory.ipynb #4a1f0b06
+@patch
+def state_dict(self: Memory) -> dict: # keys, images, origin: lists of equal length
+    "Everything that is remembered, as tensors, strings and numbers."
+    return dict(keys=[list(key) for key in self.rings], images=list(self.rings.values()),
+                origin=[self.origin[key] for key in self.rings])
 
-    def load_state_dict(self, state: dict): # as from state_dict
-        "Replace what is remembered."
-        keys = [tuple(key) for key in state["keys"]]
-        self.rings = OrderedDict(zip(keys, state["images"]))
-        self.origin = dict(zip(keys, state["origin"]))
+@patch
+def load_state_dict(self: Memory, state: dict): # as from state_dict
+    "Replace what is remembered."
+    keys = [tuple(key) for key in state["keys"]]
+    self.rings = OrderedDict(zip(keys, state["images"]))
+    self.origin = dict(zip(keys, state["origin"]))
 
 # %% ../../nbs/learn/memory.ipynb #fa8c947a
 @patch
 def ready(self: Memory,
-          way: int, n: int     # classes; images of each
+          way: int,   # classes
+          n: int      # images of each
          ) -> bool:
     "Whether there is enough for an episode."
     return sum(len(ring) >= n for ring in self.rings.values()) >= way
 
 @patch
 def episode(self: Memory,
-            way: int, shot: int, query: int, # classes; support and query images of each
-            gen                              # torch.Generator on the CPU
+            way: int,     # classes
+            shot: int,    # support images of each
+            query: int,   # query images of each
+            gen           # torch.Generator on the CPU
            ) -> Episode:
-    "An episode whose classes may come from different teachers (FREE, cross-task replay). Raises `EpisodeError` if too little is in memory."
+    "An episode across teachers (FREE, cross-task replay). Raises `EpisodeError`."
+    require(shot >= 1, f"an episode needs at least one support image of each class, not {shot}",
+            EpisodeError)
     n = shot + query
     found = [key for key, ring in self.rings.items() if len(ring) >= n]
-    require(shot >= 1, f"an episode needs at least one support image of each class, not {shot}", EpisodeError)
     require(len(found) >= way,
             f"memory holds {len(found)} classes with {n} images or more, and {way} are needed: "
             "recover more tasks first", EpisodeError)
@@ -97,12 +109,16 @@ def episode(self: Memory,
     for key in chosen:
         ring = self.rings[key]
         picks.append(ring[torch.randperm(len(ring), generator=gen)[:n]])
-    images = to_float(torch.stack(picks))                      # (way, n, C, H, W)
+    images = to_float(torch.stack(picks))           # (way, n, C, H, W)
     y = torch.arange(way)
     return Episode(images[:, :shot].flatten(0, 1), y.repeat_interleave(shot),
                    images[:, shot:].flatten(0, 1), y.repeat_interleave(query), chosen)
 
+# %% ../../nbs/learn/memory.ipynb #4a1f0b09
 @patch
-def batch(self: Memory, gen=None, n: int = 0) -> torch.Tensor: # (N, C, H, W), bytes
-    "All images that are remembered; the arguments are for data sets that are too large for that."
+def batch(self: Memory,
+          gen=None,        # torch.Generator on the CPU; for stores that are too large to give all
+          n: int = 0       # images that are wanted; as above
+         ) -> torch.Tensor: # (N, C, H, W), bytes
+    "All images that are remembered."
     return torch.cat(list(self.rings.values()))

@@ -19,7 +19,7 @@ from .inversion import Task, judge
 from .members import AuditSettings
 
 # %% ../../nbs/recover/audit_pool.ipynb #27300c5c
-def stranger(pool: Pool,
+def stranger(pool: Pool, # of teachers
              i: int,     # place of a teacher
              places      # where to look, first those after i
             ) -> int:    # None if there is none
@@ -28,7 +28,7 @@ def stranger(pool: Pool,
     later_first = sorted(places, key=lambda j: (j <= i, j))
     return next((j for j in later_first if not mine & set(pool.class_keys(j))), None)
 
-def pool_images(pool: Pool,
+def pool_images(pool: Pool,    # trained by this library
                 i: int,        # place of a teacher
                 data: DataSet  # that it was trained on
                ) -> tuple:     # (members, reference), each (images, labels)
@@ -85,7 +85,7 @@ def summary(name: str,    # of the rows
     return [dict(name=name, space=k, **report(g, s)) for k, g in groups.items()]
 
 # %% ../../nbs/recover/audit_pool.ipynb #dd97aec1
-def audit_pool(pool: Pool,
+def audit_pool(pool: Pool,             # trained by this library
                data: DataSet,          # the pool was trained on its meta-train classes
                recover="pixels",       # see recover_from
                n_teachers: int = None, # the first so many; by default all

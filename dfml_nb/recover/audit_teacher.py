@@ -35,10 +35,10 @@ def _auc(a, b): # of one class: how often a member is surer, and the variance of
     return wins.mean().item(), (len(a) + len(b) + 1) / (12 * len(a) * len(b))
 
 @torch.no_grad()
-def confidence(model: Classifier,
+def confidence(model: Classifier,  # frozen
                members,            # (images, labels 0..classes-1)
                reference,          # (images, labels 0..classes-1)
-               batch: int = 256
+               batch: int = 256    # images at a time
               ) -> dict: # members, reference: mean probability of the right class; auc; noise
     "How much surer a model is of what it was trained on (`noise`: 1.96 deviations of chance)."
     m = _sureness(model, *members, batch)
@@ -147,7 +147,7 @@ def _leak_says(best, p, most, p_copies, least): # what was found; p below least
 
 def verdict(rows: list,   # as for audit_table
             name=None,    # the rows that count; by default those of the first name
-            level: float = .95
+            level: float = .95 # of both tests
            ) -> dict:     # leaked (bool), p (of all distances together), says (a sentence)
     "Is anything above chance?"
     control = _control_says(rows)

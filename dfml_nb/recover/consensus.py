@@ -17,15 +17,15 @@ from .inversion import Task
 # %% ../../nbs/recover/consensus.ipynb #686a68f7
 def to_channels(x,              # (N, C, H, W)
                 channels: int   # that a teacher takes
-               ):               # (N, channels, H, W), or None if there is no sensible way
+               ) -> torch.Tensor: # (N, channels, H, W), or None if there is no sensible way
     "Grey images for colour teachers; colour ones are turned grey by the teacher itself."
     if x.shape[1] == channels or channels == 1 and x.shape[1] == 3: return x
     return x.expand(-1, channels, -1, -1) if x.shape[1] == 1 else None
 
 @torch.no_grad()
-def answers(teacher: Classifier,
-            x           # (N, C, H, W) in [0, 1], or as bytes
-           ):           # logits (N, classes), or None
+def answers(teacher: Classifier, # frozen
+            x                    # (N, C, H, W) in [0, 1], or as bytes
+           ) -> torch.Tensor:    # logits (N, classes), or None
     "What a teacher says to somebody else's images; None if it cannot read their channels."
     x = to_channels(x.to(teacher.mean.device), teacher.channels)
     if x is None: return None
@@ -42,7 +42,7 @@ def separation(z,         # (N,) scores
     wins = (a[:, None] > b).float() + .5 * (a[:, None] == b).float()
     return wins.mean().item()
 
-def heard(task: Task,
+def heard(task: Task,        # recovered from one teacher
           other: Classifier, # a teacher that had no part in the recovery
           keys: list         # global keys of its labels
          ) -> list:          # of separations, one a common class; empty if there is none
@@ -58,7 +58,7 @@ def heard(task: Task,
 # %% ../../nbs/recover/consensus.ipynb #ea84b9df
 def partners_of(all_keys: list,  # for each teacher, the global keys of its labels
                 most: int,       # partners of one teacher
-                seed=0
+                seed=0           # of the draws
                ) -> list:        # sorted pairs (i, j), i < j, that have a class in common
     "Who examines whom: each teacher draws at most `most` others with a common class."
     owners = {}

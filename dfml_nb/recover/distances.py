@@ -72,7 +72,7 @@ def _in_batches(features, x, batch): # (B, D)
 def feature_distance(a,        # (K, C, H, W) in [0, 1]
                      b,        # (N, C, H, W) in [0, 1]
                      features, # images → (B, D)
-                     batch: int = 256
+                     batch: int = 256 # images at a time
                     ) -> torch.Tensor: # (K, N)
     "Root mean square difference of features, each in units of its deviation over `b`."
     of_a = _in_batches(features, a, batch)
@@ -83,7 +83,7 @@ def feature_distance(a,        # (K, C, H, W) in [0, 1]
 
 def untrained(channels: int,     # of the images
               size: int,         # of the images
-              seed=0
+              seed=0             # of the weights
              ) -> Classifier:    # frozen
     "A Conv4 with fixed random weights: features that depend on no data."
     model = build_classifier("conv4", 2, channels, size, seed=("audit", seed))

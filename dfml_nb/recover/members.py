@@ -149,7 +149,7 @@ def nearest_order(d,        # (K, N) distances
 
 # %% ../../nbs/recover/members.ipynb #0da8df48
 def own_limit(d,              # (N, N) distances between the reference images
-              quantile: float
+              quantile: float # 0..1
              ) -> float:      # 0 if there is only one
     "A low quantile of the distance of a reference image to its nearest neighbour."
     if len(d) < 2: return 0.

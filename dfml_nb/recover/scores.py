@@ -44,8 +44,8 @@ class ScreenSettings:
 def sample(teacher: Classifier,  # frozen
            keys: list,           # global keys of its labels
            number: int,          # its place in the pool
-           s: ScreenSettings,
-           seed=0,
+           s: ScreenSettings,    # what it may cost
+           seed=0,               # of generator, labels and noise
            flip=True             # mirror images
           ) -> Task:             # y holds at most s.classes of its labels
     "A few images recovered from one teacher, cheaply."
@@ -62,7 +62,7 @@ def sample(teacher: Classifier,  # frozen
         pass
     return Task(x, y, keys, number)
 
-def own_scores(task: Task,
+def own_scores(task: Task,         # recovered from a teacher
                teacher: Classifier # the one it was recovered from
               ) -> dict:           # own: accuracy, 0..1; doubt: loss / log(classes), ≥ 0
     "How well a teacher knows the images that were recovered from it."
@@ -111,7 +111,7 @@ def _seen(layer, out): # a hook that appends the layer's gap to out
     return layer.register_forward_pre_hook(hook)
 
 @torch.no_grad()
-def bn_gap(teacher: Classifier,
+def bn_gap(teacher: Classifier, # frozen
            x           # (N, C, H, W) in [0, 1]
           ) -> float:  # mean of |log ratio| of variances, ≥ 0; None without batch norm
     "How far the variances of `x` are from those that the teacher's batch norm remembers."
@@ -133,11 +133,11 @@ def answer_entropy(logits     # (N, classes)
     p = logits.argmax(1).bincount(minlength=n_classes) / len(logits)
     return max(0., -torch.special.xlogy(p, p).sum().item() / math.log(n_classes))
 
-def answer_variety(teacher: Classifier,
-                   tasks: list,       # of all teachers
-                   s: ScreenSettings,
-                   seed=0
-                  ) -> float:         # 0..1, or None if it understands none of the images
+def answer_variety(teacher: Classifier, # frozen
+                   tasks: list,         # of all teachers
+                   s: ScreenSettings,   # how many images
+                   seed=0               # which images
+                  ) -> float:           # 0..1, or None if it understands none of the images
     "How varied a teacher's answers are to a few images of each task."
     gen = rng(seed, "spread")
     each = max(1, s.foreign // len(tasks))

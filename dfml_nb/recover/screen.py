@@ -35,7 +35,7 @@ SAYS = dict(unsure="is nearly as unsure of its own images as a network that lear
             agree="contradicts trusted teachers of the same classes")
 
 def with_trust(row: dict,        # unsure, gap, odd, spread, agree and more
-               s: ScreenSettings
+               s: ScreenSettings # its thresholds
               ) -> dict:         # the row with trust (0..1) and why
     "Turn scores into trust, and say why."
     trust = {k: ramp(row[k], getattr(s, k)) for k in SAYS}
@@ -99,7 +99,7 @@ def scores_alone(pool: Pool,
     return tasks, rows
 
 # %% ../../nbs/recover/screen.ipynb #3835b3ba
-def screen(pool: Pool,
+def screen(pool: Pool,               # of teachers to score
            s: ScreenSettings = None, # by default those above
            seed=0,                   # of the recovered images
            device="cpu",             # see pick_device

@@ -75,7 +75,7 @@ WRONG_LABELS = dict(shuffled=_shuffled, flipped=_flipped)
 def wrong_labels(y,              # (N,) right labels
                  kind: str,      # a name in WRONG_LABELS
                  n_classes: int, # labels are 0..n_classes-1
-                 seed=0
+                 seed=0          # which images
                 ) -> torch.Tensor: # (N,)
     "Labels to train a bad teacher on. Raises `SettingsError` for an unknown kind."
     known = ", ".join(WRONG_LABELS)
@@ -86,7 +86,7 @@ def wrong_labels(y,              # (N,) right labels
 def train_wrongly(spec: ModelSpec,  # the row of a teacher that was trained on the data
                   kind: str,        # a name in WRONG_LABELS
                   seed,             # of the weights, the labels and the training
-                  data: DataSet
+                  data: DataSet     # that the teacher was trained on
                  ) -> Classifier:   # frozen
     "The teacher of a pool's row, trained again on wrong labels."
     recipe = TrainRecipe(**{f.name: spec.trained[f.name] for f in fields(TrainRecipe)})
