@@ -24,7 +24,7 @@ from .core import (RunError, device_name, load_json, pick_device, require, save_
 from .data import load_data
 from .learn.trainer import compose
 from .pool.pool import Pool
-from .recipes import DataFreeMetaLearner, get_recipe, settings_for
+from .recipes import DataFreeMetaLearner, exchanged, get_recipe, settings_for
 from .runs import claimed
 from .scenarios import SCENARIOS, make_pool
 
@@ -53,8 +53,7 @@ class Experiment:
 def changes(self: Experiment, budget: str # a budget's name
            ) -> dict:                     # dotted name → value
     "The settings that this row changes; what the row is about comes last. What concerns a part that it does not have is left out of the budget's."
-    names = DataFreeMetaLearner(self.recipe, device="cpu", **self.parts).names
-    s = compose(names)
+    s = compose(exchanged(get_recipe(self.recipe), **self.parts))
     cpu = self.cpu if budget == "cpu" else {}
     mine = {k: v for k, v in cpu.items() if hasattr(s, k.split(".")[0])}
     return {**mine, **self.settings}

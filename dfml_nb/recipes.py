@@ -200,11 +200,12 @@ def settings_for(names: dict,   # of the parts, as for `Trainer`
     s = compose(names)
     def known(changes):
         return {k: v for k, v in changes.items() if hasattr(s, k.split(".")[0])}
-    s = override(s, known(recipe.settings))
+    changes = known(recipe.settings)
     for f in fields(s):
-        changes = getattr(getattr(s, f.name), "budgets", {}).get(budget, {})
-        s = override(s, {f"{f.name}.{k}": v for k, v in changes.items()})
-    return override(s, known(recipe.budgets.get(budget, {})))
+        mine = getattr(getattr(s, f.name), "budgets", {}).get(budget, {})
+        changes.update({f"{f.name}.{k}": v for k, v in mine.items()})
+    changes.update(known(recipe.budgets.get(budget, {})))
+    return override(s, changes)
 
 def get_recipe(name: str) -> Recipe: # a name in `RECIPES`
     "Look up a recipe. Raises `SettingsError`."
@@ -262,7 +263,9 @@ class DataFreeMetaLearner:
         self.about = {}
         self.clock = Clock()
 
-def exchanged(recipe: Recipe, recover, learn, draw) -> dict: # as in `DataFreeMetaLearner`; → names of the parts
+def exchanged(recipe: Recipe,
+              recover=None, learn=None, draw=None # as in `DataFreeMetaLearner`
+             ) -> dict:                           # names of the parts
     "The parts of a recipe, some of them exchanged. Raises `SettingsError` for an unknown one."
     names = recipe.names
     if recover is not None:

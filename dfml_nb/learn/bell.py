@@ -39,7 +39,7 @@ class BelLSettings(Settings):
     # scale of the outer gradient θ - ψ (copied in FREE's code from Fast-Datafree;
     # under Adam only its ratio to the replay gradients matters)
     factor: Positive = 67.
-    kl: Literal["true", "released"] = "true" # divergence, see `kl_rows`
+    kl: Literal["true", "released"] = "true" # divergence, see kl_rows
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     measure: Whole = 10        # measure gradient alignment every so many steps; 0: never
@@ -65,7 +65,7 @@ def lessons(tasks: list,     # of tasks
 # %% ../../nbs/learn/bell.ipynb #4a1f0c03
 OPTIMISERS = dict(adam=torch.optim.Adam, sgd=torch.optim.SGD)
 
-def visit(model: Classifier, # the meta-model, in `batch_mode`; its weights are not changed
+def visit(model: Classifier, # the meta-model, in batch mode; its weights are not changed
           todo: list,        # from lessons, in the order of visiting
           s: BelLSettings
          ) -> tuple:         # (list of θ - ψ, one tensor a weight; mean loss met on the way)
@@ -92,7 +92,7 @@ def bell_step(model: Classifier, # the meta-model; moved
               todo: list,        # from lessons
               s: BelLSettings
              ) -> float:         # mean distillation loss
-    "One outer step: grad(θ) = factor · (θ - ψ) (BelL: Reptile across tasks). Raises `SettingsError`."
+    "One step with grad(θ) = factor · (θ - ψ) (BelL: Reptile across tasks). Raises `SettingsError`."
     s.check("bell.")
     total, loss = visit(batch_mode(model), todo, s)
     for p, d in zip(model.parameters(), total):
@@ -104,7 +104,7 @@ def bell_step(model: Classifier, # the meta-model; moved
 def gradient_alignment(model: Classifier, # weights not changed; batch norm uses the batch
                        todo: list,        # from lessons, at least two
                        kl: str = "true"   # see kl_rows
-                      ) -> dict:          # inner: mean of <g_i, g_j>, cosine: of the cosines; over pairs i < j
+                      ) -> dict:          # inner: mean of <g_i, g_j>, cosine: theirs; for i < j
     "How much the tasks' gradients agree at the model's weights."
     batch_mode(model)
     rows = []
@@ -126,7 +126,8 @@ class BelL(Learn):
     def step(self, i, tasks):
         if not tasks:
             return {}
-        s, given = self.s, self.given
+        s = self.s
+        given = self.given
         places = [t.teacher for t in tasks]
         gen = rng(given.seed, "look", i)
         todo = lessons(tasks, given.teachers(places), gen, s.flip, s.pad)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'draw_jitter', 'shifted', 'jitter', 'TermWeights', 'inversion_terms', 'check_terms', 'check_images', 'judge',
-           'transfer_accuracy']
+           'TermWeights', 'inversion_terms', 'check_terms', 'check_images', 'judge', 'transfer_accuracy']
 
 # %% ../../nbs/recover/inversion.ipynb #f26e7f8a
 import math
@@ -20,6 +19,7 @@ from torch import nn
 from ..core import RunError, require
 from ..nets import Classifier
 from ..parts import NotNegative, Settings
+from .views import draw_jitter, jitter, shifted
 
 # %% ../../nbs/recover/inversion.ipynb #a670b1eb
 @dataclass
@@ -43,14 +43,14 @@ def balanced_labels(n_classes: int,  # labels 0..n_classes-1
 
 # %% ../../nbs/recover/inversion.ipynb #9fa1e1df
 def label_loss(logits, # (N, classes)
-               y       # (N,)
+               y       # (N,) wanted labels
               ) -> torch.Tensor: # scalar, nats
     "Cross-entropy of the teacher for the class that each image was asked to show."
     return F.cross_entropy(logits, y)
 
 # %% ../../nbs/recover/inversion.ipynb #1991f573
 class BNStats:
-    "Watches a model's batch-norm layers within a `with` block; `loss()` compares the last batch with what they remember."
+    "Watches batch-norm layers within a `with` block; `loss()` compares the last batch with what they remember."
     def __init__(self, model: nn.Module): # a teacher in evaluation mode
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         self.layers = [m for m in norms if m.running_mean is not None]
@@ -72,7 +72,7 @@ class BNStats:
         self.terms[layer] = (mean - layer.running_mean).norm() + (var - layer.running_var).norm()
 
     def loss(self) -> torch.Tensor: # scalar; 0 for a teacher without batch norm
-        "Sum over layers of the distances of means and of variances (DeepInversion; PURER, inversion loss)."
+        "Distances of means and of variances, summed over layers (DeepInversion; PURER, inversion loss)."
         return sum(self.terms.values(), torch.zeros(()))
 
 def bn_loss(model: nn.Module,  # a teacher in evaluation mode
@@ -86,7 +86,7 @@ def bn_loss(model: nn.Module,  # a teacher in evaluation mode
 # %% ../../nbs/recover/inversion.ipynb #f41652b7
 def tv_loss(x # (N, C, H, W)
            ) -> torch.Tensor: # scalar
-    "Total variation: l2 norms of the differences to the right, down and along both diagonals, added."
+    "Total variation: the sum of the l2 norms of the differences right, down and along both diagonals."
     right = x[..., :, 1:] - x[..., :, :-1]
     down = x[..., 1:, :] - x[..., :-1, :]
     diag = x[..., 1:, 1:] - x[..., :-1, :-1]
@@ -116,43 +116,14 @@ def boundary_loss(student, # logits (N, classes)
                   # 'true'; 'reverse': KL(student ‖ teacher);
                   # 'released': that direction, with probabilities where log-probabilities belong
                   kl: str = "true"
-                 ) -> torch.Tensor: # scalar; low where the two agree in class but differ in probabilities
-    "Minus the divergence on samples where both predict the same class (FREE, adversarial term of FIve)."
+                 ) -> torch.Tensor: # scalar; low where the two agree in class, but differ otherwise
+    "Minus the divergence where both predict the same class (FREE, adversarial term of FIve)."
     agree = (student.argmax(1) == teacher.argmax(1)).float()
     if kl == "true":
         rows = kl_rows(student, teacher)
     else:
         rows = kl_rows(teacher, student, "true" if kl == "reverse" else kl)
     return -(rows * agree).mean()
-
-# %% ../../nbs/recover/inversion.ipynb #61b00d45
-def draw_jitter(gen,         # torch.Generator on the CPU
-                pad: int = 4 # largest shift in pixels
-               ) -> tuple:   # (rows down 0..2·pad, columns right 0..2·pad, mirror: True or False)
-    "Where a batch is moved to."
-    down, right = torch.randint(2 * pad + 1, (2,), generator=gen).tolist()
-    mirror = torch.rand((), generator=gen).item() < .5
-    return down, right, mirror
-
-def shifted(x,            # (N, C, H, W)
-            shift: tuple, # of draw_jitter
-            pad: int = 4, # largest shift in pixels, as it was drawn
-            flip=True     # whether to mirror, if the shift says so
-           ) -> torch.Tensor: # (N, C, H, W)
-    "Shift (zeros come in) and mirror, the same way for the whole batch."
-    down, right, mirror = shift
-    h, w = x.shape[-2:]
-    if pad:
-        x = F.pad(x, (pad,) * 4)[..., down:down + h, right:right + w]
-    return x.flip(-1) if flip and mirror else x
-
-def jitter(x,            # (N, C, H, W)
-           gen,          # torch.Generator on the CPU
-           pad: int = 4, # largest shift in pixels
-           flip=True     # mirror left-right with probability 1/2; wrong for characters, right for animals
-          ) -> torch.Tensor: # (N, C, H, W)
-    "Shift by up to `pad` pixels and mirror at random, see `shifted`."
-    return shifted(x, draw_jitter(gen, pad), pad, flip)
 
 # %% ../../nbs/recover/inversion.ipynb #e0284c26
 @dataclass
@@ -194,12 +165,12 @@ def check_terms(terms: dict,        # name → value of a loss term
                 step: int,          # of the run
                 teachers: list,     # places in the pool of the teachers of this step
                 most: float = 1e6): # larger values mean that the loss explodes
-    "Raises `RunError` that names the step, the teachers and the term, if a loss is not a finite number, or explodes."
+    "Raises `RunError` that names step, teachers and term, if a loss is not a finite number, or explodes."
     for name, value in terms.items():
         require(math.isfinite(value) and abs(value) < most,
                 f"step {step}: the term '{name}' became {value:.4g} with teachers {teachers}: "
-                "lower the learning rate, or check these teachers with `dfml check` and `dfml screen`",
-                RunError)
+                "lower the learning rate, or check these teachers with `dfml check` "
+                "and `dfml screen`", RunError)
 
 def check_images(x,                    # (N, C, H, W), recovered from one teacher
                  step: int,            # of the run
@@ -233,8 +204,8 @@ def judge(task: Task,
 def transfer_accuracy(task: Task,
                       other: Classifier, # a teacher that had no part in the recovery
                       classes: list      # global keys of its labels
-                     ) -> tuple:         # (accuracy 0..1 or None, number of images)
-    "How often another teacher names the right class, on the images whose class it knows; None if it knows none."
+                     ) -> tuple:         # (accuracy 0..1, or None if it knows no class; number of images)
+    "How often another teacher names the right class, on the images whose class it knows."
     places = [classes.index(c) if c in classes else -1 for c in task.classes]
     where = torch.tensor(places, device=task.y.device)[task.y]
     known = where >= 0
