@@ -1,6 +1,6 @@
-"""The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the notebooks,
-README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, each public name has an example,
-each module has the names that it uses. Works on a copy."""
+"""The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the
+notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, each
+public name has an example, each module has the names that it uses. Works on a copy."""
 import ast, builtins, os, re, subprocess, symtable, sys, tempfile
 from pathlib import Path
 
@@ -14,8 +14,13 @@ def saved_files(base, lib):
     return {p.relative_to(base) for p in found if not common.is_ignored(p.relative_to(base))}
 
 
+def contents(path):
+    "The bytes of a file; None if there is none."
+    return path.read_bytes() if path.exists() else None
+
+
 def remade(module, name, change=lambda copy: None):
-    "Run an nbdev command in a copy of the project; one line for each file it changed, made or no longer makes."
+    "Run an nbdev command in a copy; one line for each file it changed, made or no longer makes."
     with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
         copy = Path(tmp)/"project"
         copy.mkdir()
@@ -23,19 +28,21 @@ def remade(module, name, change=lambda copy: None):
         change(copy)
         env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"PYTHONPATH": str(copy)}
         command = f"from {module} import {name}; {name}.__wrapped__()"
-        p = subprocess.run([sys.executable, "-c", command], cwd=copy, env=env, capture_output=True, text=True)
+        run = [sys.executable, "-c", command]
+        p = subprocess.run(run, cwd=copy, env=env, capture_output=True, text=True)
         if p.returncode: return [f"{name} failed: {p.stderr.strip().splitlines()[-1]}"]
         lib = common.settings()["lib_path"]
-        before, after = saved_files(root, lib) & set(common.files()), saved_files(copy, lib)
-        read = lambda base, n: (base/n).read_bytes() if (base/n).exists() else None
-        return [f"{n}: differs after {name}" for n in sorted(before | after) if read(root, n) != read(copy, n)]
+        names = saved_files(root, lib) & set(common.files()) | saved_files(copy, lib)
+        differ = [n for n in sorted(names) if contents(root/n) != contents(copy/n)]
+        return [f"{n}: differs after {name}" for n in differ]
 
 
 def forget_modules(copy):
-    "Remove all that an export writes, so that a module, or a folder of them, without a notebook is noticed."
+    "Remove all that an export writes: so a module, or a folder of them, without a notebook is noticed."
     lib = copy/common.settings()["lib_path"]
     for p in lib.rglob("*.py"):
-        if p != lib/"__init__.py": p.unlink()
+        if p != lib/"__init__.py":
+            p.unlink()
 
 
 def figures():
@@ -49,22 +56,27 @@ def figures():
                 yield f"{at}: {label} has no picture saved; run the notebook and save it"
 
 
+def is_patch(node):
+    "Is this function put into a class by `patch`?"
+    return any(re.match(r"patch\b", ast.unparse(d)) for d in node.decorator_list)
+
+
 def defined(source):
     "The public functions and classes that a cell defines; those patched into a class belong to it."
     nodes = ast.parse(common.python_of(source)).body
-    found = [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")]
-    patched = lambda n: any(re.match(r"patch\b", ast.unparse(d)) for d in n.decorator_list)
-    return [n.name for n in found if not patched(n)]
+    found = [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not is_patch(n)]
+    return [n.name for n in found if not n.name.startswith("_")]
 
 
 def examples():
-    "Each public function and class is used in a cell of its notebook that readers see and that is always run."
+    "Each public function and class is used in a cell of its notebook that readers see and that always runs."
     for path in notebooks():
         cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
         kinds = [directives(c).keys() for c in cells]
-        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & (exported | {"hide", "slow", "cuda"}))
-        public = [c for c, k in zip(cells, kinds) if k & (exported - {"exporti"})]
-        for name in [n for c in public for n in defined(c)]:
+        unseen = exported | {"hide", "slow", "cuda"}
+        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & unseen)
+        public = [defined(c) for c, k in zip(cells, kinds) if k & {"export", "exports"}]
+        for name in sum(public, []):
             if re.search(rf"\b{name}\b", shown): continue
             yield (f"{path.relative_to(root)}: {name} is public and has no example; "
                    "add a cell that uses it, or export it with exporti")
@@ -73,7 +85,8 @@ def examples():
 def scopes_in(table):
     "A symbol table, and all inside it."
     found = [table]
-    for child in table.get_children(): found += scopes_in(child)
+    for child in table.get_children():
+        found += scopes_in(child)
     return found
 
 
@@ -90,14 +103,15 @@ def unknown_names(path):
 
 
 def unbound():
-    "Each global name that a module uses is one of its own: in a notebook, an import for a test hides that the module lacks it."
+    "Each global name that a module uses is its own: an import for a test may hide that the module lacks it."
     for path in common.modules():
         for name in unknown_names(path):
             yield f"{path.relative_to(root)}: uses {name}, which it neither defines nor imports"
 
 
 def main():
-    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules) + remade("nbdev.clean", "nbdev_clean")
+    problems = remade("nbdev.doclinks", "nbdev_export", forget_modules)
+    problems += remade("nbdev.clean", "nbdev_clean")
     problems += [*figures(), *examples(), *unbound(), *readme.differences()]
     return common.report("saved", problems, f"{len(notebooks())} notebooks")
 

@@ -1,7 +1,7 @@
 """The site can be built: all that can be known without Quarto.
 
-A copy of the project is staged as nbdev_docs stages it (nbs/ → _proc/), then the configuration is put together as Quarto
-does it, and each page of the sidebar is looked at. One line a problem.
+A copy of the project is staged as nbdev_docs stages it (nbs/ → _proc/), then the configuration is put together
+as Quarto does it, and each page of the sidebar is looked at. One line a problem.
 """
 import ast, json, os, re, subprocess, sys, tempfile
 from pathlib import Path
@@ -9,11 +9,13 @@ from pathlib import Path
 import nbformat, yaml
 
 import common, sidebar
-from common import directives, exported, load, notebooks, page_name, picture_of, prose, report, text, where
+from common import directives, exported, load, notebooks, page_name, picture_of
+from common import prose, report, text, where
 
-max_picture, max_notebook = 100_000, 1_500_000
-machine_path = re.compile(r"(?<![\w.:/~$}-])/(?:work|tmp|root|home|Users|private|mnt|opt|srv|var/folders)/[\w.]"
-                          r"|\b[A-Z]:\\\\?Users\b")
+max_picture = 100_000    # bytes
+max_notebook = 1_500_000
+machine_path = re.compile(r"(?<![\w.:/~$}-])/(?:work|tmp|root|home|Users|private|mnt|opt|srv|var/folders)"
+                          r"/[\w.]|\b[A-Z]:\\\\?Users\b")
 link_in_markdown = re.compile(r'\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)'
                               r'|<(?:a|img)\b[^>]*?(?:href|src)="([^"]+)"')
 stage_script = """
@@ -24,9 +26,10 @@ if __name__ == "__main__": s.proc_nbs(n_workers=2)
 
 
 def cause_of(message):
-    "The errors in what a failed process said, causes before consequences, and the line of code after the last."
+    "The errors in what a failed process said, causes first, and the line of code after the last."
     lines = message.splitlines()
-    named = [i for i, l in enumerate(lines) if re.match(r'"?(\w+\.)*\w*(Error|Exception|Exit)\b', l)]
+    error = re.compile(r'"?(\w+\.)*\w*(Error|Exception|Exit)\b')
+    named = [i for i, l in enumerate(lines) if error.match(l)]
     source = [l.strip() for l in lines[named[-1]+1:] if l.strip()] if named else lines[-1:]
     errors = dict.fromkeys(lines[i].strip('"') for i in reversed(named))
     return f"{' <- '.join(errors)} {source[:1]}"
@@ -35,7 +38,7 @@ def cause_of(message):
 def stage(copy):
     "Stage the site in the folder `copy`; what went wrong if that fails."
     common.copy_to(copy)
-    info = copy/"dfml_nb-0.dist-info"   # so that names become links also where the library is not installed
+    info = copy/"dfml_nb-0.dist-info"   # so that names become links where the library is not installed
     info.mkdir()
     (info/"METADATA").write_text("Metadata-Version: 2.1\nName: dfml_nb\nVersion: 0\n")
     (info/"entry_points.txt").write_text("[nbdev]\ndfml_nb = dfml_nb._modidx:d\n")
@@ -46,7 +49,7 @@ def stage(copy):
 
 
 def merged(a, b):
-    "Two configurations as Quarto merges them: dictionaries by key, lists one after the other, else the later one."
+    "Two configurations as Quarto merges them: dictionaries by key, lists joined, else the later one."
     if isinstance(a, dict) and isinstance(b, dict):
         return {**a, **{k: merged(a[k], v) if k in a else v for k, v in b.items()}}
     return a + b if isinstance(a, list) and isinstance(b, list) else b
@@ -55,10 +58,12 @@ def merged(a, b):
 def read_configuration(proc, problems):
     "_quarto.yml with all that it includes, and the list of what it includes."
     base = yaml.safe_load((proc/"_quarto.yml").read_text())
-    included, cfg = base.get("metadata-files", []), {}
+    included = base.get("metadata-files", [])
+    cfg = {}
     for name in included:
         path = proc/name
-        if path.exists(): cfg = merged(cfg, yaml.safe_load(path.read_text()) or {})
+        if path.exists():
+            cfg = merged(cfg, yaml.safe_load(path.read_text()) or {})
         else: problems.append(f"nbs/_quarto.yml: includes {name}, which does not exist")
     return merged(cfg, base), included
 
@@ -79,9 +84,11 @@ def configuration(proc, problems):
         problems.append("configuration: output-dir is not doc_path of settings.ini")
     if title != ini["title"]:
         problems.append(f"configuration: title is {title!r}, in settings.ini {ini['title']!r}")
-    problems += [f"configuration: format.html.{key} is missing" for key in ("theme", "css") if key not in html]
+    missing = [key for key in ("theme", "css") if key not in html]
+    problems += [f"configuration: format.html.{key} is missing" for key in missing]
     for name in filter(None, (html.get("css"), cfg.get("bibliography"))):
-        if not (proc/name).exists(): problems.append(f"configuration: {name} does not exist in nbs/")
+        if not (proc/name).exists():
+            problems.append(f"configuration: {name} does not exist in nbs/")
     return cfg
 
 
@@ -91,7 +98,8 @@ def pages_of(contents):
         if isinstance(c, str):
             yield c
             continue
-        if "href" in c: yield c["href"]
+        if "href" in c:
+            yield c["href"]
         yield from pages_of(c.get("contents"))
 
 
@@ -100,19 +108,22 @@ def slug(heading):
     explicit = re.search(r"\{[^}]*#([\w.:-]+)[^}]*\}\s*$", heading)
     if explicit: return explicit[1]
     s = re.sub(r"\{[^}]*\}\s*$", "", heading)
-    s = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", s).replace("`", "").replace("*", "").replace("$", "")
+    s = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", s)
+    s = re.sub(r"[`*$]", "", s)
     s = re.sub(r"[^\w\s.-]", "", s.lower())
     return re.sub(r"\s+", "-", re.sub(r"^[^a-z]+", "", s.strip()))
 
 
 def markdown_of(nb):
-    """All text of a staged page that can hold links, as (index, cell, text): its Markdown cells, and the outputs
-    that are Markdown or HTML."""
+    """All text of a staged page that can hold links, as (index, cell, text): its Markdown cells, and the
+    outputs that are Markdown or HTML."""
     for i, c in enumerate(nb["cells"]):
-        if c["cell_type"] == "markdown": yield i, c, text(c["source"])
+        if c["cell_type"] == "markdown":
+            yield i, c, text(c["source"])
         for o in c.get("outputs", []):
             for kind in ("text/markdown", "text/html"):
-                if kind in o.get("data", {}): yield i, c, text(o["data"][kind])
+                if kind in o.get("data", {}):
+                    yield i, c, text(o["data"][kind])
 
 
 def headings(markdown):
@@ -126,12 +137,14 @@ def anchors(nb):
     found = set()
     for _, _, md in markdown_of(nb):
         for heading in headings(md):
-            s, n = slug(heading), 1
+            s = slug(heading)
+            n = 1
             while s in found:
                 s = f"{slug(heading)}-{n}"
                 n += 1
             found.add(s)
-        found |= set(re.findall(r"\{[^}]*?#([\w.:-]+)", md)) | set(re.findall(r'\bid="([^"]+)"', md))
+        found |= set(re.findall(r"\{[^}]*?#([\w.:-]+)", md))
+        found |= set(re.findall(r'\bid="([^"]+)"', md))
     code = [text(c["source"]) for c in nb["cells"] if c["cell_type"] == "code"]
     return found | {directives(c).get("label", "") for c in code}
 
@@ -162,17 +175,20 @@ def check_figure(at, opts, pictures, problems):
                 problems.append(f"{at}: a figure without `#| {key}: ...`")
     for p in pictures:
         if len(p) >= max_picture:
-            problems.append(f"{at}: the picture has {len(p):,} bytes, allowed are fewer than {max_picture:,}")
+            size = f"{len(p):,} bytes, allowed are fewer than {max_picture:,}"
+            problems.append(f"{at}: the picture has {size}")
 
 
 def check_figures(nb, name, problems):
     "The number of figures."
-    labels, n = [], 0
+    labels = []
+    n = 0
     for i, c in enumerate(nb["cells"]):
         if c["cell_type"] != "code": continue
         at = where(name, i, c)
         opts = options(c, at, problems)
-        if opts and opts.get("label"): labels.append(opts["label"])
+        if opts and opts.get("label"):
+            labels.append(opts["label"])
         pictures = [found[1] for o in c["outputs"] if (found := picture_of(o))]
         if not pictures: continue
         n += 1
@@ -189,39 +205,44 @@ def shown_text(cell):
     for o in cell.get("outputs", []):
         yield text(o.get("text", ""))
         for kind, v in o.get("data", {}).items():
-            if not kind.startswith("image/") and isinstance(v, (str, list)): yield text(v)
+            if not kind.startswith("image/") and isinstance(v, (str, list)):
+                yield text(v)
 
 
 def check_imports(source, at, problems):
     "No imports where nbdev would run other code with them."
     d = directives(source)
-    if (exported | {"exec_doc"}) & d.keys() or d.get("eval") == "false" or "nbdev_export()" in source: return
+    if (exported | {"exec_doc"}) & d.keys() or d.get("eval") == "false": return
+    if "nbdev_export()" in source: return
     try:
         nodes = list(ast.walk(ast.parse(re.sub(r"^\s*[%!].*", "", source, flags=re.M))))
     except SyntaxError:
         return
     if not any(isinstance(x, (ast.Import, ast.ImportFrom)) for x in nodes): return
     if any(isinstance(x, (ast.Expr, ast.Assign)) for x in nodes):
-        problems.append(f"{at}: imports beside other code; nbdev runs such a cell when it builds the site")
+        problems.append(f"{at}: imports beside other code; nbdev runs such a cell for the site")
     flags = set(common.settings()["tst_flags"].split()) & d.keys()
     if flags:
         marks = " ".join(sorted(flags))
-        problems.append(f"{at}: an import in a cell marked {marks}; nbdev runs it when it builds the site")
+        problems.append(f"{at}: an import in a cell marked {marks}; nbdev runs it for the site")
 
 
 def check_saved_cells(nb, name, problems):
     "What must not be saved in a notebook."
     for i, c in enumerate(nb["cells"]):
-        at, source = where(name, i, c), text(c["source"])
+        at = where(name, i, c)
+        source = text(c["source"])
         for s in shown_text(c):
             if m := machine_path.search(s):
-                problems.append(f"{at}: a path of some machine: {s[m.start():m.start()+40].splitlines()[0]!r}")
+                path = s[m.start():m.start() + 40].splitlines()[0]
+                problems.append(f"{at}: a path of some machine: {path!r}")
         if "](attachment:" in source:
             problems.append(f"{at}: a picture attached to a cell; put it in nbs/images/")
         if c["cell_type"] != "code": continue
         for o in c["outputs"]:
             if o["output_type"] == "error":
-                problems.append(f"{at}: an error is saved: {o.get('ename')}: {str(o.get('evalue'))[:80]}")
+                said = f"{o.get('ename')}: {str(o.get('evalue'))[:80]}"
+                problems.append(f"{at}: an error is saved: {said}")
             if o.get("name") == "stderr":
                 said = text(o["text"]).strip()[:80]
                 problems.append(f"{at}: output on the error stream is saved: {said!r}")
@@ -229,16 +250,18 @@ def check_saved_cells(nb, name, problems):
 
 
 def check_link(link, page, ends, outputs, proc, base_url):
-    "What is wrong with a link, or None. ends: the anchors of each notebook; outputs: page → notebook."
-    if link.startswith(base_url + "/"):   # made by nbdev from a name in backticks: the page must exist
+    "What is wrong with a link, or None. `ends`: the anchors of each notebook; `outputs`: page → notebook."
+    if link.startswith(base_url + "/"):   # made by nbdev from a name in backticks
         target = link[len(base_url)+1:].partition("#")[0]
         return "no such page" if target and target not in outputs else None
     if re.match(r"[a-z][a-z0-9+.-]*:|//", link): return None
     path, _, anchor = link.partition("#")
     target = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
-    if path.startswith("/"): target = path.lstrip("/")
+    if path.startswith("/"):
+        target = path.lstrip("/")
     notebook = target if target in ends else outputs.get(target)
-    if target.startswith("..") or notebook is None and not (proc/target).exists(): return "no such page or file"
+    known = notebook is not None or (proc/target).exists()
+    if target.startswith("..") or not known: return "no such page or file"
     if notebook and anchor and anchor not in ends[notebook]: return "no such heading on that page"
     return None
 
@@ -249,18 +272,21 @@ def check_links(nb, page, ends, proc, base_url, problems):
     for i, c, md in markdown_of(nb):
         for a, b in link_in_markdown.findall(prose(md)):
             wrong = check_link(a or b, page, ends, outputs, proc, base_url)
-            if wrong: problems.append(f"{where(f'nbs/{page}', i, c)}: link to {a or b}: {wrong}")
+            if wrong:
+                problems.append(f"{where(f'nbs/{page}', i, c)}: link to {a or b}: {wrong}")
 
 
 def check_references(nb, page, bibliography, problems):
     "Citations are in the bibliography; @fig-, @eq-, @tbl- and @sec- are on the page."
     ends = anchors(nb)
+    citation = re.compile(r"(?<![\w@./\\])-?@\{?([A-Za-z_][\w:.#$%&+?<>~/-]*\w)")
     for i, c in enumerate(nb["cells"]):
         if c["cell_type"] != "markdown": continue
         at = where(f"nbs/{page}", i, c)
-        for key in re.findall(r"(?<![\w@./\\])-?@\{?([A-Za-z_][\w:.#$%&+?<>~/-]*\w)", prose(text(c["source"]))):
+        for key in citation.findall(prose(text(c["source"]))):
             if re.match(r"(fig|tbl|eq|sec|lst|thm|lem)-", key):
-                if key not in ends: problems.append(f"{at}: @{key} is not on this page")
+                if key not in ends:
+                    problems.append(f"{at}: @{key} is not on this page")
             elif key not in bibliography:
                 problems.append(f"{at}: @{key} is not in nbs/references.bib")
 
@@ -276,15 +302,18 @@ def front_matter(staged):
 def check_head(source, staged, name, problems):
     "Title and description; nothing beside them in their cell, for it would vanish."
     front = front_matter(staged)
-    if not front.get("title"): problems.append(f"{name}: no title; the first cell must be `# Title`")
-    elif not front.get("description"): problems.append(f"{name}: no `> one line` under the title")
+    if not front.get("title"):
+        problems.append(f"{name}: no title; the first cell must be `# Title`")
+    elif not front.get("description"):
+        problems.append(f"{name}: no `> one line` under the title")
     top = next((c for c in source["cells"] if c["cell_type"] == "markdown"), None)
     lines = text(top["source"]).splitlines() if top else []
     extra = [l for l in lines if l.strip() and not re.match(r"# |> |- \S.*:", l)]
     quotes = [l for l in lines if l.startswith("> ")]
     if extra or len(quotes) > 1:
         dropped = (extra or quotes[1:])[0][:50]
-        problems.append(f"{name}: the title's cell holds more than `# Title` and one `>` line; nbdev drops {dropped!r}")
+        problems.append(f"{name}: the title's cell holds more than `# Title` and one `>` line; "
+                        f"nbdev drops {dropped!r}")
 
 
 def check_text_files(problems):
@@ -296,14 +325,16 @@ def check_text_files(problems):
         except UnicodeDecodeError:
             continue
         for n, line in enumerate(lines, 1):
-            if m := machine_path.search(line): problems.append(f"{name}:{n}: a path of some machine: {m[0]!r}")
+            if m := machine_path.search(line):
+                problems.append(f"{name}:{n}: a path of some machine: {m[0]!r}")
 
 
 def check_sources(names, problems):
     "The notebooks as they are saved; False if one of them cannot be read."
     for name in names:
         size = (common.nbs/name).stat().st_size
-        if size > max_notebook: problems.append(f"nbs/{name}: {size:,} bytes, allowed are {max_notebook:,}")
+        if size > max_notebook:
+            problems.append(f"nbs/{name}: {size:,} bytes, allowed are {max_notebook:,}")
         try:
             nb = load(common.nbs/name)
             nbformat.validate(nb)
@@ -318,10 +349,12 @@ def check_sidebar(pages, names, folder, problems):
     "The sidebar is the one that would be written, and has every notebook once."
     path = common.nbs/"sidebar.yml"
     have = path.read_text(encoding="utf-8") if path.exists() else ""
-    if have != sidebar.sidebar(): problems.append("nbs/sidebar.yml: out of date; run python .ci/sidebar.py")
+    if have != sidebar.sidebar():
+        problems.append("nbs/sidebar.yml: out of date; run python .ci/sidebar.py")
     problems += [f"nbs/{n}: not in the sidebar" for n in names if n not in pages]
     for p in sorted(set(pages)):
-        if pages.count(p) > 1: problems.append(f"nbs/sidebar.yml: {p} is listed {pages.count(p)} times")
+        if pages.count(p) > 1:
+            problems.append(f"nbs/sidebar.yml: {p} is listed {pages.count(p)} times")
     problems += [f"nbs/sidebar.yml: {p} does not exist" for p in pages if not (folder/p).exists()]
 
 
@@ -330,13 +363,15 @@ def bibliography(proc, cfg, problems):
     path = proc/str(cfg.get("bibliography", "references.bib"))
     if not path.exists(): return set()
     keys = re.findall(r"^@\w+\{([^,\s]+),", path.read_text(encoding="utf-8"), flags=re.M)
-    problems += [f"nbs/references.bib: {k} occurs twice" for k in sorted(set(keys)) if keys.count(k) > 1]
+    twice = sorted(k for k in set(keys) if keys.count(k) > 1)
+    problems += [f"nbs/references.bib: {k} occurs twice" for k in twice]
     return set(keys)
 
 
 def check_page(page, nb, problems):
     "A staged page by itself; the number of its figures."
-    for c in nb["cells"]: c.pop("has_sd", None)   # nbdev's own mark; Quarto passes over it
+    for c in nb["cells"]:
+        c.pop("has_sd", None)   # nbdev's own mark; Quarto passes over it
     try:
         nbformat.validate(nb)
     except nbformat.ValidationError as e:
@@ -362,11 +397,13 @@ def check_staged(copy, names, problems):
     staged = {p: load(proc/p) for p in pages if (proc/p).exists() and p.endswith(".ipynb")}
     ends = {p: anchors(nb) for p, nb in staged.items()}
     ini = common.settings()
+    base_url = ini["doc_host"] + ini["doc_baseurl"]
     keys = bibliography(proc, cfg, problems)
     n_figures = 0
     for page, nb in staged.items():
         n_figures += check_page(page, nb, problems)
-        if not failed: check_links(nb, page, ends, proc, ini["doc_host"] + ini["doc_baseurl"], problems)
+        if not failed:
+            check_links(nb, page, ends, proc, base_url, problems)
         check_references(nb, page, keys, problems)
     return len(staged), n_figures
 
@@ -377,7 +414,8 @@ def main():
     if not check_sources(names, problems): return report("site", problems, "not staged")
     htmls = [page_name(n).as_posix() for n in names]
     for h in sorted(set(htmls)):
-        if htmls.count(h) > 1: problems.append(f"nbs: more than one notebook becomes {h}")
+        if htmls.count(h) > 1:
+            problems.append(f"nbs: more than one notebook becomes {h}")
     check_text_files(problems)
     with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
         copy = Path(tmp)/"project"

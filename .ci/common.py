@@ -1,11 +1,13 @@
-"What the checks share: the files of the project, copies of it, notebooks as plain dictionaries. Standard library only."
+"""What the checks share: the files of the project, copies of it, notebooks as plain dictionaries.
+Standard library only."""
 import base64, hashlib, json, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/"nbs"
-rooms = json.loads((root/".ci"/"rooms.json").read_text(encoding="utf-8"))   # order of the pages, floors of the modules
+# the order of the pages, and the floors of the modules
+rooms = json.loads((root/".ci"/"rooms.json").read_text(encoding="utf-8"))
 exported = {"export", "exports", "exporti"}   # directives of cells that go into a module
 ignored = re.compile(r"^(\.git|\.venv|_proc|_docs|build|dist|__pycache__|\.ipynb_checkpoints"
                      r"|.*\.egg-info|.*\.dist-info)$")
@@ -19,7 +21,7 @@ def settings():
 
 
 def _git(*args):
-    "The output of a git command in the project, or None if this is no repository of its own (or git is missing)."
+    "The output of a git command in the project; None if this is no repository, or git is missing."
     try:
         p = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True)
     except OSError:
@@ -33,7 +35,8 @@ def is_ignored(path):
 
 
 def files():
-    "All files of the project, relative to its root: what git tracks or would track; in a bare folder, all but build products."
+    """All files of the project, relative to its root: what git tracks or would track; in a bare folder, all but
+    build products."""
     top = _git("rev-parse", "--show-toplevel")
     if top is not None and Path(top.strip()).resolve() == root:
         names = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
@@ -66,8 +69,10 @@ def modules():
     return sorted(p for p in lib.rglob("*.py") if not is_ignored(p.relative_to(lib)))
 
 
-def load(path): return json.loads(Path(path).read_text(encoding="utf-8"))
-def text(source): return source if isinstance(source, str) else "".join(source or [])
+def load(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+def text(source):
+    return source if isinstance(source, str) else "".join(source or [])
 
 
 def directives(source):
@@ -87,7 +92,7 @@ def python_of(source):
 
 
 def picture_of(output):
-    "The picture that an output of a cell shows, as (ending of its file, bytes), or None: a PNG, or a drawing inside HTML."
+    "The picture that an output shows, as (ending of its file, bytes): a PNG, or a drawing in HTML; or None."
     data = output.get("data", {})
     if "image/png" in data: return ".png", base64.b64decode(text(data["image/png"]))
     svg = re.search(r"<svg.*?</svg>", text(data.get("text/html", "")), flags=re.S)
@@ -100,29 +105,34 @@ def where(path, i, cell):
 
 
 def page_name(path):
-    "The file name nbdev gives to the page of a notebook, in its folder: lower case, without a number in front."
+    "The file name nbdev gives to the page of a notebook: lower case, without a number in front."
     path = Path(path)
     return path.with_name(re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.name.lower())).with_suffix(".html")
 
 
 def prose(markdown):
-    "Markdown without fenced blocks, code spans, comments and formulas: what is left is text with its links."
-    out, fence = [], None
+    "Markdown without fenced blocks, code spans, comments and formulas: text with its links."
+    out = []
+    fence = None
     for line in markdown.splitlines():
         mark = re.match(r"\s*(`{3,}|~{3,})", line)
-        if mark and fence is None: fence = mark[1]
-        elif mark and mark[1].startswith(fence) and not line.strip().strip("`~"): fence = None
-        elif fence is None: out.append(line)
+        if mark and fence is None:
+            fence = mark[1]
+        elif mark and mark[1].startswith(fence) and not line.strip().strip("`~"):
+            fence = None
+        elif fence is None:
+            out.append(line)
     s = "\n".join(out)
-    patterns = r"(`+)(?!`).+?(?<!`)\1(?!`)", r"<!--.*?-->", r"\$\$.*?\$\$", r"\$(?!\s)[^$\n]+?(?<!\s)\$(?!\d)"
-    for pattern in patterns:
+    for pattern in (r"(`+)(?!`).+?(?<!`)\1(?!`)", r"<!--.*?-->", r"\$\$.*?\$\$",
+                    r"\$(?!\s)[^$\n]+?(?<!\s)\$(?!\d)"):
         s = re.sub(pattern, lambda m: "\n" * m[0].count("\n"), s, flags=re.S)
     return s
 
 
 def report(name, problems, summary):
     "One line a problem, then one line of summary; the exit code."
-    for p in problems: print(f"{name}: {p}")
+    for p in problems:
+        print(f"{name}: {p}")
     print(f"{name}: {summary}, {len(problems)} problems", flush=True)
     return 1 if problems else 0
 

@@ -1,12 +1,12 @@
 """Counts of what makes code hard to read, over all notebooks: what is exported and what tests it.
 
-    python .ci/counts.py                     compare with .ci/counts.json; a count that got worse is a problem
-    python .ci/counts.py --where NAME ...    the places of these counts, e.g. long_lines; `all` for every count
+    python .ci/counts.py                     compare with .ci/counts.json; what got worse is a problem
+    python .ci/counts.py --where NAME ...    the places of these counts, e.g. long_lines; or of `all`
     python .ci/counts.py --write [--force]   write .ci/counts.json; worse counts only with --force
 
-The counts of one thing depend on nothing but the notebooks and the modules. Import circles are never allowed.
+Import circles are never allowed.
 """
-import argparse, ast, io, json, re, sys, tokenize
+import argparse, ast, io, itertools, json, re, sys, tokenize
 from collections import Counter
 from fnmatch import fnmatch
 
@@ -14,7 +14,9 @@ import common
 from common import directives, exported, load, nbs, notebooks, root, text, where
 
 saved = root/".ci"/"counts.json"
-max_line, max_function, max_notebook = 100, 30, 250
+max_line = 100
+max_function = 30
+max_notebook = 250
 comprehensions = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
 leaves = ast.Return, ast.Raise, ast.Continue, ast.Break   # of a guard
 relative = {"lambdas", "tuple_assignments"}   # counted per 100 lines of code
@@ -44,7 +46,8 @@ def code_cells():
 
 def code_lines(source):
     "The lines of a cell that are neither empty nor a comment."
-    return [line for line in source.splitlines() if line.strip() and not line.strip().startswith("#")]
+    lines = (line.strip() for line in source.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def long_lines(source, tree):
@@ -58,7 +61,8 @@ def nested_comprehensions(source, tree):
     for n in ast.walk(tree):
         if not isinstance(n, comprehensions): continue
         inside = (isinstance(m, comprehensions) for m in ast.walk(n) if m is not n)
-        if len(n.generators) > 1 or any(inside): yield n.lineno
+        if len(n.generators) > 1 or any(inside):
+            yield n.lineno
 
 
 def lambdas(source, tree):
@@ -69,24 +73,27 @@ def tuple_assignments(source, tree):
     "Where several names get a value of their own in one statement: a tuple on both sides."
     for n in ast.walk(tree):
         if not isinstance(n, ast.Assign) or not isinstance(n.value, ast.Tuple): continue
-        if isinstance(n.targets[0], ast.Tuple): yield n.lineno
+        if isinstance(n.targets[0], ast.Tuple):
+            yield n.lineno
 
 
 def is_guard(n):
     "Is this `if not found: return None`?"
-    return isinstance(n, ast.If) and not n.orelse and len(n.body) == 1 and isinstance(n.body[0], leaves)
+    if not isinstance(n, ast.If) or n.orelse or len(n.body) > 1: return False
+    return isinstance(n.body[0], leaves)
 
 
 def joined_statements(source, tree):
-    "Where a statement begins on a line on which another began; what a guard does may stand behind its condition."
+    "Where a statement begins on a line on which another began; a guard may stand on one line."
     statements = [n for n in ast.walk(tree) if isinstance(n, ast.stmt)]
     allowed = {id(n.body[0]) for n in statements if is_guard(n)}
     begun = Counter(n.lineno for n in statements if id(n) not in allowed)
-    for line, n in sorted(begun.items()): yield from [line] * (n - 1)
+    for line, n in sorted(begun.items()):
+        yield from [line] * (n - 1)
 
 
 def long_functions(source, tree):
-    functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
     return [n.lineno for n in functions if n.end_lineno - n.lineno >= max_function]
 
 
@@ -103,33 +110,41 @@ def hidden_returns(source, tree):
     for n in ast.walk(tree):
         if not isinstance(n, ast.FunctionDef) or n.name.startswith("_"): continue
         lines = {p.lineno for p in parameters(n)} - {n.returns.lineno if n.returns else 0}
-        if any(re.search(r"(^#\s*|;\s*)→", comments.get(line, "")) for line in lines): yield n.lineno
+        if any(re.search(r"(^#\s*|;\s*)→", comments.get(line, "")) for line in lines):
+            yield n.lineno
+
+
+everywhere = [   # the counts that are made in tests too
+    long_lines, nested_comprehensions, lambdas, tuple_assignments, joined_statements, long_functions]
 
 
 def in_notebooks():
     "The places of all counts over notebooks, and the number of lines of code."
-    everywhere = long_lines, nested_comprehensions, lambdas, tuple_assignments, joined_statements, long_functions
-    found = {f.__name__: [] for f in (*everywhere, hidden_returns)}
+    found = {name: [] for name in meaning}
     sizes = Counter()
     for at, name, source, tree, is_exported in code_cells():
         sizes[name] += len(code_lines(source))
         for count in (*everywhere, hidden_returns) if is_exported else everywhere:
             found[count.__name__] += [f"{at}, line {n}" for n in count(source, tree)]
-    found["long_notebooks"] = [f"{name}: {n} lines" for name, n in sorted(sizes.items()) if n > max_notebook]
+    long = [name for name in sorted(sizes) if sizes[name] > max_notebook]
+    found["long_notebooks"] = [f"{name}: {sizes[name]} lines" for name in long]
     return found, sum(sizes.values())
 
 
 def module_trees():
-    "The trees of each module, by name as `pool.pretrain`: of its file, and of the cells that are exported to it."
+    "The trees of each module, by name as `pool.pretrain`: of its file, and of the cells exported to it."
     lib = root/common.settings()["lib_path"]
     trees = {}
     for path in common.modules():
         name = ".".join(path.relative_to(lib).with_suffix("").parts)
-        if path.stem != "__init__": trees[name] = [ast.parse(path.read_text(encoding="utf-8"))]
+        if not path.stem.startswith("_"):
+            trees[name] = [ast.parse(path.read_text(encoding="utf-8"))]
     target = {}   # notebook → module
     for _, notebook, source, tree, is_exported in code_cells():
-        if "default_exp" in directives(source): target[notebook] = directives(source)["default_exp"]
-        if is_exported and notebook in target: trees.setdefault(target[notebook], []).append(tree)
+        if "default_exp" in directives(source):
+            target[notebook] = directives(source)["default_exp"]
+        if is_exported and notebook in target:
+            trees.setdefault(target[notebook], []).append(tree)
     return trees
 
 
@@ -151,17 +166,21 @@ def imports():
     trees = module_trees()
     found = {}
     for module in sorted(trees):
-        nodes = [n for tree in trees[module] for n in ast.walk(tree)]
-        statements = [n for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))]
-        found[module] = set().union(*(imported(n, module, trees.keys()) for n in statements))
+        found[module] = set()
+        for node in itertools.chain(*map(ast.walk, trees[module])):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                found[module] |= imported(node, module, trees.keys())
     return found
 
 
 def floor(module):
-    "The number of the floor on which a module stands, from the ground up: the highest one that names it."
-    floors = list(enumerate(common.rooms["floors"]))
+    "The number of the floor on which a module stands, from the ground up: the highest that names it."
     name = module.replace(".", "/")
-    return next(i for i, f in reversed(floors) if any(fnmatch(name, pattern) for pattern in f["rooms"]))
+    found = 0
+    for i, floor in enumerate(common.rooms["floors"]):
+        if any(fnmatch(name, pattern) for pattern in floor["rooms"]):
+            found = i
+    return found
 
 
 def upward_imports(graph):
@@ -172,7 +191,8 @@ def upward_imports(graph):
 
 def reachable(module, graph):
     "All modules that a module needs, directly or through others."
-    found, todo = set(), [module]
+    found = set()
+    todo = [module]
     while todo:
         new = graph.get(todo.pop(), set()) - found
         found |= new
@@ -183,8 +203,12 @@ def reachable(module, graph):
 def import_circles(graph):
     "Modules that need themselves, each circle as one."
     needs = {module: reachable(module, graph) for module in graph}
-    circles = {tuple(sorted(u for u in needs[m] if m in needs[u])) for m in graph if m in needs[m]}
-    return [" and ".join(c) for c in sorted(circles)]
+    circles = set()
+    for module in graph:
+        circle = [u for u in sorted(needs[module]) if module in needs[u]]
+        if circle:
+            circles.add(" and ".join(circle))
+    return sorted(circles)
 
 
 def places():
@@ -194,7 +218,8 @@ def places():
     found["upward_imports"] = list(upward_imports(graph))
     found["import_circles"] = import_circles(graph)
     counts = {k: len(found[k]) for k in meaning}
-    for k in relative: counts[k] = round(100 * counts[k] / lines, 2)
+    for k in relative:
+        counts[k] = round(100 * counts[k] / lines, 2)
     return found, counts
 
 
@@ -202,8 +227,10 @@ def worse(counts, before):
     "One line for each count that got worse."
     for name, n in counts.items():
         at = f"see python .ci/counts.py --where {name}"
-        if name == "import_circles" and n: yield f"{n} {meaning[name]}, 0 are allowed: {at}"
-        elif n > before.get(name, n): yield f"{n} {meaning[name]}, there were {before[name]}: {at}"
+        if name == "import_circles" and n:
+            yield f"{n} {meaning[name]}, 0 are allowed: {at}"
+        elif n > before.get(name, n):
+            yield f"{n} {meaning[name]}, there were {before[name]}: {at}"
 
 
 def arguments():

@@ -2,25 +2,29 @@
 
     python .ci/readme.py           write them
     python .ci/readme.py --check   complain if they are not what would be written
-    python .ci/readme.py --run     run the commands of README.md: its `sh` blocks, in order, in a temporary folder
+    python .ci/readme.py --run     run the commands of README.md: its `sh` blocks, in a temporary folder
 
-Cells and directives are treated as nbdev treats them on the site. A block of commands that is only to be read is marked
-`console` instead of `sh`; lines that install or fetch the project, or run the notebooks, are not run again.
+Cells and directives are treated as nbdev treats them on the site. A block of commands that is only to be read is
+marked `console` instead of `sh`; lines that install or fetch the project, or run the notebooks, are not run again.
 """
 import os, re, subprocess, sys, tempfile
 from pathlib import Path
 
 import common
-from common import directives, exported, load, nbs, notebooks, page_name, picture_of, root, text, where
+from common import directives, exported, load, nbs, notebooks, page_name, picture_of
+from common import root, text, where
 
-source, target, images = nbs/"index.ipynb", root/"README.md", nbs/"images"/"index"
+source = nbs/"index.ipynb"
+target = root/"README.md"
+images = nbs/"images"/"index"
 hidden = exported | {"hide", "default_exp"}
 
 
 def no_directives(code):
     "A cell's code without the lines that speak to nbdev and Quarto."
     lines = code.splitlines()
-    while lines and (not lines[0].strip() or re.match(r"#\s*\|", lines[0])): lines.pop(0)
+    while lines and (not lines[0].strip() or re.match(r"#\s*\|", lines[0])):
+        lines.pop(0)
     return "\n".join(l for l in lines if not re.search(r"#\|\s*hide_line\s*$", l)).rstrip()
 
 
@@ -43,7 +47,8 @@ def relink(markdown):
     return "".join(s if i % 2 else fix(s) for i, s in enumerate(keep.split(markdown)))
 
 
-def fenced(body, language=""): return f"```{language}\n{body.rstrip()}\n```"
+def fenced(body, language=""):
+    return f"```{language}\n{body.rstrip()}\n```"
 
 
 def unquoted(s):
@@ -55,7 +60,8 @@ def as_picture(found, options, i, pictures):
     "A picture in Markdown; it is put into `pictures`."
     ending, data = found
     name = options.get("label", f"cell-{i}")
-    if name + ending in pictures: name += f"-{len(pictures)}"
+    if name + ending in pictures:
+        name += f"-{len(pictures)}"
     pictures[name + ending] = data
     alt, caption = (unquoted(options.get(k, "")) for k in ("fig-alt", "fig-cap"))
     file = (images/(name + ending)).relative_to(root).as_posix()
@@ -68,34 +74,42 @@ def outputs(cell, options, i, pictures):
     for o in cell.get("outputs", []):
         data = o.get("data", {})
         if o["output_type"] == "stream":
-            if o["name"] == "stdout": yield fenced(text(o["text"]), "text")
-        elif found := picture_of(o): yield as_picture(found, options, i, pictures)   # a drawing's links live on the site only
-        elif "text/markdown" in data: yield relink(text(data["text/markdown"]))
-        elif "text/plain" in data: yield fenced(text(data["text/plain"]), "text")
+            if o["name"] == "stdout":
+                yield fenced(text(o["text"]), "text")
+        elif found := picture_of(o):
+            yield as_picture(found, options, i, pictures)   # links in a drawing: on the site only
+        elif "text/markdown" in data:
+            yield relink(text(data["text/markdown"]))
+        elif "text/plain" in data:
+            yield fenced(text(data["text/plain"]), "text")
 
 
 def make():
     "The text of README.md and its pictures by name."
-    parts = ["<!-- Made from nbs/index.ipynb by .ci/readme.py: edit the notebook, not this file. -->"]
+    head = "Made from nbs/index.ipynb by .ci/readme.py: edit the notebook, not this file."
+    parts = [f"<!-- {head} -->"]
     pictures = {}
     for i, cell in enumerate(load(source)["cells"]):
         code = text(cell["source"])
-        if cell["cell_type"] == "markdown": parts.append(relink(code.strip()))
+        if cell["cell_type"] == "markdown":
+            parts.append(relink(code.strip()))
         if cell["cell_type"] != "code": continue
         options = directives(code)
         if hidden & options.keys() or options.get("include") == "false": continue
         code = no_directives(code)
-        if code and options.get("echo") != "false": parts.append(fenced(code, "python"))
+        if code and options.get("echo") != "false":
+            parts.append(fenced(code, "python"))
         parts += outputs(cell, options, i, pictures)
     return "\n\n".join(p for p in parts if p) + "\n", pictures
 
 
 def unfit(made):
     "What Quarto would understand and GitHub does not."
+    quarto = re.compile(r"(?<![\w@.])@[A-Za-z][\w:-]+|^:::.*$|\{#[\w-]+\}|\{\.[\w-]+.*?\}", re.M)
     for i, cell in enumerate(load(source)["cells"]):
         if cell["cell_type"] != "markdown": continue
         body = common.prose(text(cell["source"]))
-        for m in re.finditer(r"(?<![\w@.])@[A-Za-z][\w:-]+|^:::.*$|\{#[\w-]+\}|\{\.[\w-]+.*?\}", body, flags=re.M):
+        for m in quarto.finditer(body):
             at = where("nbs/index.ipynb", i, cell)
             yield f"{at}: GitHub cannot show {m[0]!r}, and this page is README.md too"
     for link in re.findall(r'(?:\]\(|(?:href|src)=")([^)\s"#]+)', common.prose(made)):
@@ -105,22 +119,27 @@ def unfit(made):
 
 def differences():
     "One line for each thing that is not as it would be made."
-    if not source.exists(): return ["README.md: exists without nbs/index.ipynb"] if target.exists() else []
+    if not source.exists():
+        return ["README.md: exists without nbs/index.ipynb"] if target.exists() else []
     made, pictures = make()
     out = list(unfit(made))
     if not target.exists() or target.read_text(encoding="utf-8") != made:
         out.append("README.md: differs from nbs/index.ipynb; run python .ci/readme.py")
     have = {p.name: p.read_bytes() for p in images.glob("*.*")} if images.exists() else {}
     differ = [n for n in sorted(have.keys() | pictures.keys()) if have.get(n) != pictures.get(n)]
-    return out + [f"nbs/images/index/{n}: differs from nbs/index.ipynb; run python .ci/readme.py" for n in differ]
+    said = "differs from nbs/index.ipynb; run python .ci/readme.py"
+    return out + [f"nbs/images/index/{n}: {said}" for n in differ]
 
 
 def write():
     made, pictures = make()
     target.write_text(made, encoding="utf-8")
-    for old in images.glob("*.*"): old.unlink()
-    if pictures: images.mkdir(parents=True, exist_ok=True)
-    for name, data in pictures.items(): (images/name).write_bytes(data)
+    for old in images.glob("*.*"):
+        old.unlink()
+    if pictures:
+        images.mkdir(parents=True, exist_ok=True)
+    for name, data in pictures.items():
+        (images/name).write_bytes(data)
 
 
 def commands():
@@ -137,7 +156,8 @@ def run():
     script = ["bash", "-euxo", "pipefail", "-c", "\n".join(lines)]
     with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
         code = subprocess.run(script, cwd=tmp, stdin=subprocess.DEVNULL).returncode
-    print(f"README.md: {sum(bool(l.strip()) for l in lines)} lines of commands, exit code {code}", flush=True)
+    n = sum(bool(l.strip()) for l in lines)
+    print(f"README.md: {n} lines of commands, exit code {code}", flush=True)
     return 1 if code else 0
 
 

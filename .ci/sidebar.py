@@ -1,4 +1,4 @@
-"""Write nbs/sidebar.yml: every notebook is in the sidebar, in the section and order that .ci/rooms.json says.
+"""Write nbs/sidebar.yml: all notebooks, in the sections and the order that .ci/rooms.json says.
 
     python .ci/sidebar.py           write the file
     python .ci/sidebar.py --check   complain if it is not what would be written
@@ -9,9 +9,9 @@ from common import nbs, notebooks, rooms
 
 
 def pages(section, all_sections, names):
-    "The pages of a section, in order; its `*` stands for those of its folder that no section lists."
+    "The pages of a section, in order; `*` stands for those of its folder that no section lists."
     prefix = section["folder"] + "/" if section["folder"] else ""
-    listed = {page for s in all_sections if s["folder"] == section["folder"] for page in s["pages"]}
+    listed = sum((s["pages"] for s in all_sections if s["folder"] == section["folder"]), [])
     here = [n[len(prefix):] for n in names if n.startswith(prefix)]
     others = [n for n in here if "/" not in n and n not in listed]
     for page in section["pages"]:

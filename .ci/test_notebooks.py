@@ -2,11 +2,11 @@
 
     python .ci/test_notebooks.py [--jobs 2] [--timeout 600] [--flags "slow cuda"] [NOTEBOOK or FOLDER ...]
 
-Cells are chosen as nbdev_test chooses them: not those with `#| eval: false`, nor those with a flag of `tst_flags` that is
-not named by --flags. A notebook fails if a cell raises, if it takes too long, or if a cell shows something now but has
-nothing saved. The last line is `N passed, N failed`.
+Cells are chosen as nbdev_test chooses them: not those with `#| eval: false`, nor those with a flag of `tst_flags`
+that is not named by --flags. A notebook fails if a cell raises, if it takes too long, or if a cell shows something
+now but has nothing saved. The last line is `N passed, N failed`.
 """
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse, json, os, subprocess, sys, tempfile, textwrap, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,15 +22,17 @@ def shown(outputs):
 
 def is_seen(d):
     "Is the output of a cell with these directives on its page?"
-    return not (common.exported | {"hide"}) & d.keys() and not any(d.get(k) == ["false"] for k in ("include:", "output:"))
+    if (common.exported | {"hide"}) & d.keys(): return False
+    return ["false"] not in (d.get("include:"), d.get("output:"))
 
 
 def one(path, flags, out):
-    "Run one notebook in this process; write to `out` whether it passed, how many cells ran, which lack their output."
+    "Run one notebook in this process; write to `out` if it passed, how many cells ran, which lack output."
     import nbdev.test
     from nbdev.config import get_config
 
-    ran, unsaved = [], []
+    ran = []
+    unsaved = []
 
     class Shell(nbdev.test.CaptureShell):
         def cell(self, cell, *args, **kw):
@@ -49,17 +51,21 @@ def one(path, flags, out):
 
 
 def test(path, flags, timeout):
-    "Run one notebook in a new process; a dictionary with `status` (passed, failed, skipped), `seconds`, `cells` and `message`."
+    """Run one notebook in a new process; a dictionary with `status` (passed, failed, skipped), `seconds`, `cells`
+    and `message`."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
         out = Path(tmp)/"out.json"
-        command = [sys.executable, __file__, "--one", str(path), "--flags", flags, "--out", str(out)]
+        command = [sys.executable, __file__, "--one", str(path), "--flags", flags, "--out", out]
         try:
-            p = subprocess.run(command, cwd=common.nbs, capture_output=True, text=True, errors="replace",
-                               stdin=subprocess.DEVNULL, timeout=timeout)
+            p = subprocess.run(command, cwd=common.nbs, capture_output=True, text=True,
+                               errors="replace", stdin=subprocess.DEVNULL, timeout=timeout)
         except subprocess.TimeoutExpired:
-            return dict(status="failed", seconds=timeout, cells=0, message=f"not done after {timeout} s")
-        res = json.loads(out.read_text()) if out.exists() else dict(passed=False, cells=0, unsaved=[])
+            said = f"not done after {timeout} s"
+            return dict(status="failed", seconds=timeout, cells=0, message=said)
+        res = dict(passed=False, cells=0, unsaved=[])
+        if out.exists():
+            res = json.loads(out.read_text())
     res.update(seconds=time.monotonic() - start, message="", status="passed")
     if p.returncode or not res["passed"]:
         said = f"{p.stdout[-2000:]}{p.stderr[-6000:]}\nexit code {p.returncode}"
@@ -75,7 +81,8 @@ def test(path, flags, timeout):
 def chosen(paths):
     "The notebooks to run; a folder that holds a file `.notest` is left out, as by nbdev_test."
     found = [] if paths else common.notebooks()
-    for p in map(Path, paths): found += common.notebooks(p.resolve()) if p.is_dir() else [p.resolve()]
+    for p in map(Path, paths):
+        found += common.notebooks(p.resolve()) if p.is_dir() else [p.resolve()]
     return [p for p in found if not (p.parent/".notest").exists()]
 
 
@@ -87,7 +94,8 @@ def run_all(paths, a, count):
             count[r["status"]] += 1
             name = os.path.relpath(path, root)
             print(f"{r['status']} {name}: {r['cells']} cells, {r['seconds']:.1f} s", flush=True)
-            if r["message"]: print("    " + r["message"].strip().replace("\n", "\n    "), flush=True)
+            if r["message"]:
+                print(textwrap.indent(r["message"].strip(), "    "), flush=True)
 
 
 def arguments():
@@ -98,14 +106,15 @@ def arguments():
     p.add_argument("--flags", default="")
     p.add_argument("--one")
     p.add_argument("--out")
-    p.add_argument("--checks-failed", type=int, default=0, help="other checks that failed before; they count as failed")
+    p.add_argument("--checks-failed", type=int, default=0)   # other checks that failed; they count
     return p.parse_args()
 
 
 def main():
     a = arguments()
     if a.one: return one(Path(a.one), a.flags, a.out)
-    before, count = common.digests(), dict(passed=0, failed=0, skipped=0)
+    before = common.digests()
+    count = dict(passed=0, failed=0, skipped=0)
     run_all(chosen(a.paths), a, count)
     after = common.digests()
     touched = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))

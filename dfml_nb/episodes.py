@@ -45,7 +45,7 @@ def check_episode(split: Split, # where the episode is to be drawn from
             "ask for fewer, or leave out that class", EpisodeError)
 
 # %% ../nbs/episodes.ipynb #731f7b20
-def plain(k): # part of a key
+def key_part(k): # anything
     "NumPy's and PyTorch's numbers as Python's, which have the same name everywhere."
     return k.item() if hasattr(k, "item") else k
 
@@ -58,7 +58,7 @@ def episode_indices(split: Split, # where the episode is drawn from
                    ) -> tuple: # lists: classes (way,); images (way, shot) and (way, query)
     "Which classes and images an episode consists of, by their indices. Raises `EpisodeError`."
     check_episode(split, way, shot, query)
-    key = ("episode", split.name, int(way), int(shot), *map(plain, key))
+    key = ("episode", split.name, int(way), int(shot), *map(key_part, key))
     classes = draw(len(split.classes), way, *key)
     support = []
     queries = []

@@ -7,6 +7,7 @@ __all__ = ['BilevelSettings', 'distill_inner', 'distill_outer', 'Bilevel', 'coun
 
 # %% ../../nbs/learn/bilevel.ipynb #6a07823d
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -26,7 +27,7 @@ class BilevelSettings(Settings):
     steps: Whole = 10          # inner steps
     lr: Positive = .01         # inner step size, plain gradient descent
     second_order: bool = True  # differentiate through the inner loop
-    warmup: Whole = 20         # first steps, in which query sets are recovered without the boundary term
+    warmup: Whole = 20         # first steps, in which query sets know no boundary
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     budgets = dict(
@@ -35,24 +36,24 @@ class BilevelSettings(Settings):
         smoke=dict(steps=1, warmup=1))
 
 # %% ../../nbs/learn/bilevel.ipynb #77d8a79b
-def distill_inner(model: Classifier, # in `batch_mode`
+def distill_inner(model: Classifier, # in batch mode
                   w: dict,           # weights to start from, requiring gradients
                   x,                 # support images (N, C, H, W)
-                  answers,           # the teacher's logits on them (N, classes)
+                  answers,           # the service's logits on them (N, classes)
                   s: BilevelSettings
                  ) -> dict:          # adapted weights
     "Gradient descent on the divergence from the service's answers (BiDf-MKD, inner level)."
     way = answers.shape[1]
     return inner_loop(One(model), w, x, answers.softmax(1), way, s.steps, s.lr, s.second_order)
 
-def distill_outer(model: Classifier, # in `batch_mode`
+def distill_outer(model: Classifier, # in batch mode
                   w: dict,           # weights before the inner loop
                   adapted: dict,     # and after it
                   x,                 # query images (N, C, H, W)
-                  answers,           # the teacher's logits on them (N, classes)
+                  answers,           # the service's logits on them (N, classes)
                   s: BilevelSettings
                  ) -> tuple:         # (gradients by w, loss)
-    "Gradient, by the weights before the inner loop, of the divergence after it (BiDf-MKD, outer level)."
+    "Gradient of the divergence after the inner loop, by the weights before (BiDf-MKD, outer level)."
     loss = distill_loss(call(model, adapted, x), answers)
     by = w if s.second_order else adapted
     return torch.autograd.grad(loss, list(by.values())), loss.item()
@@ -60,30 +61,33 @@ def distill_outer(model: Classifier, # in `batch_mode`
 # %% ../../nbs/learn/bilevel.ipynb #724f683f
 @part(LEARN, "bilevel")
 class Bilevel(Learn):
-    "Distillation on two levels: study a support set, be judged on a query set (BiDf-MKD, bi-level distillation)."
+    "Study a support set, be judged on a query set (BiDf-MKD, bi-level distillation)."
     Settings = BilevelSettings
 
     def answered(self, task,  # recovered from one teacher
                  *key         # names the randomness
                 ) -> tuple:   # (images, answers)
         "What the meta-model sees, and should say."
+        s = self.s
         given = self.given
         gen = rng(given.seed, *key, task.teacher)
-        return lessons([task], given.teachers([task.teacher]), gen, self.s.flip, self.s.pad)[0]
+        return lessons([task], given.teachers([task.teacher]), gen, s.flip, s.pad)[0]
 
-    def lesson(self, i: int,  # number of the step
-               k: int,        # place of the task in it
-               task           # the support set
-              ) -> tuple:     # (gradients, what to log)
+    def gradient(self, i: int, # number of the step
+                 k: int,       # place of the task in it
+                 task          # the support set
+                ) -> tuple:    # (gradients, what to log)
         "Inner loop, query set, outer gradient, for one teacher."
-        given, s = self.given, self.s
+        s = self.s
+        given = self.given
         model = batch_mode(given.model)
         w = dict(model.named_parameters())
         adapted = distill_inner(model, w, *self.answered(task, "look", i, k), s)
         fixed = {name: v.detach() for name, v in adapted.items()}
-        student = None if i < s.warmup else lambda x: call(model, fixed, x)
+        student = None if i < s.warmup else partial(call, model, fixed)
         (queries,), terms = given.recover([task.teacher], (given.seed, "query", i, k), student)
-        grads, loss = distill_outer(model, w, adapted, *self.answered(queries, "look again", i, k), s)
+        seen = self.answered(queries, "look again", i, k)
+        grads, loss = distill_outer(model, w, adapted, *seen, s)
         row = dict(inversion_query=sum(terms.values()), distill=loss)
         check_terms(row, i, [task.teacher])
         return grads, row
@@ -91,9 +95,10 @@ class Bilevel(Learn):
     def step(self, i, tasks):
         if not tasks:
             return {}
-        total, rows = None, []
+        total = None
+        rows = []
         for k, task in enumerate(tasks):
-            grads, row = self.lesson(i, k, task)
+            grads, row = self.gradient(i, k, task)
             total = list(grads) if total is None else torch._foreach_add(total, grads)
             rows.append(row)
         for p, g in zip(self.given.model.parameters(), total):
@@ -105,7 +110,7 @@ class Bilevel(Learn):
 def count_queries(s: AskSettings,
                   way: int = 5,  # classes of a service
                   warm=False     # during the warm-up
-                 ) -> int:
+                 ) -> int:       # images
     "Images that one service is asked about in one outer step."
     n = s.per_class * way
     per_step = s.q + 1

@@ -22,9 +22,10 @@ from ..ranks import n_ranks, share
 from ..recover.inversion import check_terms
 
 # %% ../../nbs/learn/maml.ipynb #b9678edd
-def inner_loop(see,              # (weights, x) → logits, see `One`
+def inner_loop(see,              # (weights, x) → logits, as One and Copies
                w: dict,          # weights to start from, requiring gradients
-               x, y,             # support images (N, C, H, W) and labels (N,); for `Copies` one dimension more
+               x,                # support images (N, C, H, W); for Copies one dimension more
+               y,                # their labels (N,), or probabilities (N, way); as above
                way: int,         # outputs used: the first so many
                steps: int = 5,   # of plain gradient descent
                lr: float = .01,  # their size
@@ -40,7 +41,7 @@ def inner_loop(see,              # (weights, x) → logits, see `One`
 # %% ../../nbs/learn/maml.ipynb #17e50e02
 @dataclass
 class MamlSettings(Settings):
-    "Settings of the inner and the outer loop; numbers from FREE's released code, `episodes` from PURER's."
+    "Settings of both loops; numbers from FREE's released code, `episodes` from PURER's."
     way: Annotated[int, Bound(least=2)] = 5 # classes of an episode; at most the pool's
     shot: Count = 1            # support images of a class
     query: Count = 15          # query images of a class
@@ -64,42 +65,47 @@ class ReplaySettings(MamlSettings):
         smoke=dict(query=3, max_batches=2, episodes=2))
 
 # %% ../../nbs/learn/maml.ipynb #083e6182
-def outer_loss(model: Classifier, # in `batch_mode`
-               episode,           # support_x, support_y, query_x, query_y; for several copies stacked
+def outer_loss(model: Classifier, # in batch mode
+               episode,           # support_x, support_y, query_x, query_y; for Copies stacked
                s: MamlSettings,
-               see=None           # None: one copy, the model itself
-              ) -> tuple:         # (query loss with its graph, query accuracy 0..1, adapted weights)
-    "Query loss after the inner loop on the support set (MAML, outer loss; PURER: the difficulty of an episode)."
+               see=None           # as in inner_loop; None: the model itself
+              ) -> tuple:         # (query loss with its graph, accuracy 0..1, adapted weights)
+    "Query loss after the inner loop (MAML, outer loss; PURER: the difficulty of an episode)."
     see = see or One(model)
     w = see.weights()
-    adapted = inner_loop(see, w, episode.support_x, episode.support_y, s.way, s.steps, s.lr, s.second_order)
+    adapted = inner_loop(see, w, episode.support_x, episode.support_y, s.way, s.steps, s.lr,
+                         s.second_order)
     logits = see(adapted, episode.query_x)[..., :s.way]
     hits = (logits.argmax(-1) == episode.query_y).float().mean().item()
     return batch_loss(logits, episode.query_y), hits, adapted
 
-def episode_gradient(model: Classifier, # in `batch_mode`
+def episode_gradient(model: Classifier, # in batch mode
                      episode,           # as in outer_loss
                      s: MamlSettings,
                      see=None           # as in outer_loss
-                    ) -> dict:          # grads: by the model's weights, loss: nats, acc: 0..1, adapted: weights
-    "Gradient of one episode's query loss after the inner loop, or of several episodes' summed (MAML, outer loss)."
+                    ) -> dict:          # grads: by the weights, loss, acc: 0..1, adapted: weights
+    "Gradient of an episode's query loss after the inner loop, or of several episodes' summed."
     loss, acc, adapted = outer_loss(model, episode, s, see)
     # first order: the gradient at the adapted weights is used at θ
     by = dict(model.named_parameters()) if s.second_order else adapted
     grads = torch.autograd.grad(loss, list(by.values()))
-    return dict(grads=grads, loss=loss.item(), acc=acc, adapted={k: v.detach() for k, v in adapted.items()})
+    adapted = {k: v.detach() for k, v in adapted.items()}
+    return dict(grads=grads, loss=loss.item(), acc=acc, adapted=adapted)
 
 # %% ../../nbs/learn/maml.ipynb #eb04f814
-def stack_episodes(episodes: list) -> SimpleNamespace: # of equal sizes; each tensor (n, …)
+def stack_episodes(episodes: list # of equal sizes
+                  ) -> SimpleNamespace: # each tensor (n, …)
     "Several episodes as one with one more dimension."
-    names = "support_x", "support_y", "query_x", "query_y"
-    return SimpleNamespace(**{k: torch.stack([getattr(e, k) for e in episodes]) for k in names})
+    def stacked(name):
+        return torch.stack([getattr(e, name) for e in episodes])
+    return SimpleNamespace(support_x=stacked("support_x"), support_y=stacked("support_y"),
+                           query_x=stacked("query_x"), query_y=stacked("query_y"))
 
-def summed_gradient(model: Classifier, # in `batch_mode`
+def summed_gradient(model: Classifier, # in batch mode
                     episodes: list,    # of equal sizes
                     s: MamlSettings
                    ) -> dict:          # as episode_gradient; and n: episodes, running: statistics
-    "Gradient of the episodes' summed query loss: of one as it is, of several with a copy of the weights for each."
+    "Gradient of the episodes' summed query loss; several have a copy of the weights each."
     n = len(episodes)
     if n == 1:
         see = One(model)
@@ -113,7 +119,7 @@ def summed_gradient(model: Classifier, # in `batch_mode`
 
 # %% ../../nbs/learn/maml.ipynb #b204a3f7
 def add_up(outs: list   # of summed_gradient
-          ) -> dict:    # the same for all episodes: gradients added, loss and acc averaged; the last one's weights
+          ) -> dict:    # the same of all: gradients added, means, the last episode's weights
     "Several shares of episodes as one."
     n = sum(out["n"] for out in outs)
     grads = list(outs[0]["grads"])
@@ -123,74 +129,90 @@ def add_up(outs: list   # of summed_gradient
     acc = sum(out["acc"] * out["n"] for out in outs) / n
     return dict(outs[-1], n=n, grads=grads, loss=loss, acc=acc)
 
-# %% ../../nbs/learn/maml.ipynb #086f0d8b
+# %% ../../nbs/learn/maml.ipynb #4a1f0d04
 def shares(n: int,          # jobs
            together: bool   # as few shares as there are ranks; else each job by itself
           ) -> list:        # of lists of jobs
     "Who does what at once."
     if not together:
         return [[i] for i in range(n)]
-    parts = [list(range(n))[k::n_ranks()] for k in range(n_ranks())]
-    return [p for p in parts if p]
+    ranks = n_ranks()
+    found = [list(range(rank, n, ranks)) for rank in range(ranks)]
+    return [some for some in found if some]
 
-def maml_step(model: Classifier,  # the meta-model; moved
-              opt,                # its optimiser
-              episodes: list,     # each with support_x, support_y, query_x, query_y; shared out among the ranks
-              s: MamlSettings,
-              together: bool = None # all episodes at once; None: on CUDA
-             ) -> dict:           # acc: mean query accuracy 0..1, loss: mean query loss, adapted: the last episode's weights
-    "One outer step on the summed query loss of some episodes."
-    device = model.mean.device
-    own = dict(batch_mode(model).named_buffers())
-    running = {k: own[k] for k in moving_buffers(model)}
-    start = {k: b.clone() for k, b in running.items()}
-    together = device.type == "cuda" if together is None else together
-    last = len(episodes) - 1
+# %% ../../nbs/learn/maml.ipynb #086f0d8b
+class Statistics:
+    "The running batch-norm statistics of a model."
+    def __init__(self, model: Classifier):
+        own = dict(model.named_buffers())
+        self.running = {k: own[k] for k in moving_buffers(model)}
+        self.start = {k: b.clone() for k, b in self.running.items()}   # as they were
 
-    def put(values):          # into batch norm
-        for k, b in running.items():
+    def put(self, values: dict): # name → tensor
+        "Put some values into the model."
+        for k, b in self.running.items():
             b.copy_(values[k])
 
-    def job(some):            # each share meets the statistics of the step's start, whoever does it
-        put(start)
-        outs = halved(lambda part: summed_gradient(model, part, s), [episodes[i] for i in some])
-        out = add_up(outs)
+# %% ../../nbs/learn/maml.ipynb #4a1f0d07
+def maml_step(model: Classifier,    # the meta-model; moved
+              opt,                  # its optimiser
+              episodes: list,       # each with support_x, support_y, query_x, query_y
+              s: MamlSettings,
+              together: bool = None # all episodes at once; None: on CUDA
+             ) -> dict:             # acc: mean, 0..1, loss: mean, adapted: the last one's weights
+    "One outer step on the summed query loss of some episodes, shared out among the ranks."
+    device = model.mean.device
+    if together is None:
+        together = device.type == "cuda"
+    statistics = Statistics(batch_mode(model))
+    last = len(episodes) - 1
+
+    def gradient(some):
+        return summed_gradient(model, some, s)
+
+    def job(some):            # places of episodes
+        statistics.put(statistics.start)
+        out = add_up(halved(gradient, [episodes[i] for i in some]))
         return out if last in some else dict(out, adapted=None, running=None)
 
     done = share(job, shares(len(episodes), together), device)
     final = next(out for out in done if out["adapted"])
+    statistics.put(final["running"])
     total = add_up(done)
-    put(final["running"])     # the last episode's statistics stay
     for p, g in zip(model.parameters(), total["grads"]):
         p.grad = g
     opt.step()
     return dict(acc=total["acc"], loss=total["loss"], adapted=final["adapted"])
 
+# %% ../../nbs/learn/maml.ipynb #4a1f0d0d
+def classes_of(episodes: list # of episodes
+              ) -> list:      # global keys, each once
+    "The classes that occur in some episodes."
+    return sorted(set(sum([e.classes for e in episodes], [])))
+
 # %% ../../nbs/learn/maml.ipynb #bd984c72
 def replay(model: Classifier,      # the meta-model; moved
            opt,                    # its optimiser
-           store,                  # of recovered images: a `Memory`, or another with `ready` and `episode`
+           store,                  # of recovered images, with ready and episode
            s: ReplaySettings,
            *key,                   # names the randomness
            device="cpu"            # of the model
-          ) -> dict:               # batches, acc: mean, accs: of each batch; adapted, loss, classes: of the last batch; None if the store holds too little
-    "Rehearse cross-task episodes by MAML until nothing is gained (FREE, cross-task replay)."
+          ) -> dict:               # batches, acc, accs, adapted, loss, classes; or None
+    "Rehearse episodes by MAML until nothing is gained (FREE, cross-task replay)."
     if s.max_batches < 1 or not store.ready(s.way, s.shot + s.query):
         return None
-    best, since = -1., 0
+    best = -1.
+    since = 0
     accs = []
     while since < s.patience and len(accs) < s.max_batches:
         gen = rng(*key, "replay", len(accs))
-        episodes = [store.episode(s.way, s.shot, s.query, gen).to(device) for _ in range(s.episodes)]
-        out = maml_step(model, opt, episodes, s)
-        if out["acc"] > best:
-            best, since = out["acc"], 0
-        else:
-            since += 1
+        episodes = [store.episode(s.way, s.shot, s.query, gen) for _ in range(s.episodes)]
+        out = maml_step(model, opt, [e.to(device) for e in episodes], s)
+        since = 0 if out["acc"] > best else since + 1
+        best = max(best, out["acc"])
         accs.append(out["acc"])
-    classes = sorted(set(sum([e.classes for e in episodes], [])))
     return dict(batches=len(accs), acc=sum(accs) / len(accs), accs=accs, adapted=out["adapted"],
-                loss=out["loss"], classes=classes)
+                loss=out["loss"], classes=classes_of(episodes))
 
 # %% ../../nbs/learn/maml.ipynb #52eddb70
 @part(LEARN, "maml")
@@ -212,13 +234,15 @@ class Maml(Learn):
         origin = getattr(self.given.store, "origin", {})
         return sorted(set(sum([origin.get(c, []) for c in classes], [])))
 
-    def episodes(self, i: int) -> list:
-        "The episodes of step `i`."
+    def episodes(self, i: int # number of the step
+                ) -> list:    # of episodes
+        "What the step learns from."
         s = self.s
         found = []
         with torch.no_grad():
             for n in range(s.episodes):
-                e = self.given.store.episode(s.way, s.shot, s.query, rng(self.given.seed, "episode", i, n))
+                gen = rng(self.given.seed, "episode", i, n)
+                e = self.given.store.episode(s.way, s.shot, s.query, gen)
                 found.append(e.to(self.given.device))
         return found
 
@@ -228,8 +252,7 @@ class Maml(Learn):
             return {}
         episodes = self.episodes(i)
         out = maml_step(given.model, given.opt, episodes, self.s)
-        classes = sum([e.classes for e in episodes], [])
-        check_terms(dict(outer=out["loss"]), i, self.teachers_of(classes))
+        check_terms(dict(outer=out["loss"]), i, self.teachers_of(classes_of(episodes)))
         return dict(difficulty=out["loss"], replay_acc=out["acc"])
 
 # %% ../../nbs/learn/maml.ipynb #6626940e
@@ -240,7 +263,8 @@ class Replay(Maml):
 
     def step(self, i, tasks):
         given = self.given
-        out = replay(given.model, given.opt, given.store, self.s, given.seed, "step", i, device=given.device)
+        key = given.seed, "step", i
+        out = replay(given.model, given.opt, given.store, self.s, *key, device=given.device)
         if not out:
             return {}
         check_terms(dict(replay=out["loss"]), i, self.teachers_of(out["classes"]))

@@ -220,6 +220,9 @@ def unfit(recover,        # a recover part, or None
     own = getattr(recover, "store", None) is not None
     if recover and not own and isinstance(draw, NoDraw):
         return f"{type(recover).__name__} recovers tasks from teachers, and none are drawn: name a draw"
+    if recover and learn and not any(p.needs for p in learn):
+        return (f"{type(learn[0]).__name__} takes nothing from recovered tasks: "
+                "say recover none and draw none")
     fed = recover and draw.rounds and not isinstance(draw, NoDraw)
     for p in learn:
         name = type(p).__name__

@@ -17,9 +17,11 @@ from ..ranks import share
 from .inversion import Task
 
 # %% ../../nbs/recover/drawn.ipynb #fd896c7b
-def pink_noise(n: int, size: int,  # images; their side in pixels
-               gen, channels: int = 3 # as in `drawn_images`
-              ) -> torch.Tensor:   # (n, channels, size, size), each channel with mean 0 and standard deviation 1
+def pink_noise(n: int,           # images
+               size: int,        # their side in pixels
+               gen,              # torch.Generator on the CPU
+               channels: int = 3 # of the images
+              ) -> torch.Tensor: # (n, channels, size, size); of mean 0 and deviation 1
     "Noise whose amplitude falls as one over the frequency (Field 1987)."
     f = (torch.fft.fftfreq(size)[:, None] ** 2 + torch.fft.rfftfreq(size) ** 2).sqrt()
     f[0, 0] = math.inf
@@ -27,27 +29,53 @@ def pink_noise(n: int, size: int,  # images; their side in pixels
     z = torch.fft.irfft2(waves, s=(size, size))
     return z / z.std((2, 3), correction=0, keepdim=True)
 
+# %% ../../nbs/recover/drawn.ipynb #27b494f1
+def leaf(draw,        # function: shape → numbers in 0..1 for each image
+         down, right  # coordinates of the pixels, -1..1
+        ) -> tuple:   # (is it inside?, share of the second colour), both (n, 1, size, size)
+    "A random shape for each image."
+    dy = down - 2.4 * draw(1, 1) + 1.2
+    dx = right - 2.4 * draw(1, 1) + 1.2
+    angle = math.pi * draw(1, 1)
+    radius = .08 / (.08 + .92 * draw(1, 1))
+    u = (dx * angle.cos() + dy * angle.sin()) / (radius * (.5 + draw(1, 1)))
+    v = (dy * angle.cos() - dx * angle.sin()) / (radius * (.5 + draw(1, 1)))
+    power = torch.where(draw(1, 1) < .5, 2., 8.)
+    inside = u.abs() ** power + v.abs() ** power < 1
+    wave = .5 + .5 * torch.sin(8 * draw(1, 1) * u + 8 * draw(1, 1) * v + 6 * draw(1, 1))
+    stripes = torch.where(draw(1, 1) < .5, 0., wave)
+    return inside[:, None], stripes[:, None]
+
+def dead_leaves(n: int,        # images
+                size: int,     # their side in pixels
+                gen,           # torch.Generator on the CPU
+                channels: int, # of the images
+                shapes: int    # leaves an image
+               ) -> torch.Tensor: # (n, channels, size, size) in [0, 1]
+    "Leaves that fall on top of each other."
+    def draw(*shape):
+        return torch.rand(n, *shape, generator=gen)
+    line = torch.linspace(-1, 1, size)
+    x = draw(channels, 1, 1).expand(-1, -1, size, size)
+    for _ in range(shapes):
+        inside, stripes = leaf(draw, line.view(1, -1, 1), line.view(1, 1, -1))
+        colours = draw(channels, 1, 1) * (1 - stripes) + draw(channels, 1, 1) * stripes
+        x = torch.where(inside, colours, x)
+    return x
+
+# %% ../../nbs/recover/drawn.ipynb #53a58bdf
 def drawn_images(n: int,           # images
                  size: int,        # their side in pixels
-                 gen,              # `torch.Generator` on the CPU
+                 gen,              # torch.Generator on the CPU
                  channels: int = 3, # of the images
                  shapes: int = 60  # leaves an image
                 ) -> torch.Tensor: # (n, channels, size, size) in [0, 1]
-    "Dead leaves under a pink cloud: ellipses and rounded squares of random size (density of radius r: 1/r²), colour, place and direction, half of them striped, one on top of the other."
-    draw = lambda *shape: torch.rand(n, *shape, generator=gen)
-    line = torch.linspace(-1, 1, size)
-    down, right = line.view(1, -1, 1), line.view(1, 1, -1)
-    x = draw(channels, 1, 1).expand(-1, -1, size, size)
-    for _ in range(shapes):
-        dy, dx, angle, radius = down - 2.4 * draw(1, 1) + 1.2, right - 2.4 * draw(1, 1) + 1.2, math.pi * draw(1, 1), .08 / (.08 + .92 * draw(1, 1))
-        u = (dx * angle.cos() + dy * angle.sin()) / (radius * (.5 + draw(1, 1)))
-        v = (dy * angle.cos() - dx * angle.sin()) / (radius * (.5 + draw(1, 1)))
-        power = torch.where(draw(1, 1) < .5, 2., 8.)
-        leaf = (u.abs() ** power + v.abs() ** power < 1)[:, None]
-        wave = .5 + .5 * torch.sin(8 * draw(1, 1) * u + 8 * draw(1, 1) * v + 6 * draw(1, 1))
-        share = torch.where(draw(1, 1) < .5, 0., wave)[:, None]
-        x = torch.where(leaf, draw(channels, 1, 1) * (1 - share) + draw(channels, 1, 1) * share, x)
-    grey, colour, contrast, tint = x.mean(1, keepdim=True), draw(1, 1, 1), .5 + .6 * draw(1, 1, 1), .15 * torch.randn(n, channels, 1, 1, generator=gen)
+    "Dead leaves of random size, colour, place and direction under a pink cloud, of random contrast."
+    x = dead_leaves(n, size, gen, channels, shapes)
+    grey = x.mean(1, keepdim=True)
+    colour = torch.rand(n, 1, 1, 1, generator=gen)
+    contrast = .5 + .6 * torch.rand(n, 1, 1, 1, generator=gen)
+    tint = .15 * torch.randn(n, channels, 1, 1, generator=gen)
     cloud = .13 * pink_noise(n, size, gen, 1) + .04 * pink_noise(n, size, gen, channels)
     return (.5 + contrast * (grey + colour * (x - grey) - .5) + tint + cloud).clamp(0, 1)
 
@@ -70,8 +98,10 @@ class Drawn(Recover):
         def job(k):
             teacher, = self.teachers([places[k]])
             n = self.s.per_class * teacher.n_classes
-            x = drawn_images(n, given.size, rng(*key, k), given.channels, self.s.shapes).to(given.device)
+            x = drawn_images(n, given.size, rng(*key, k), given.channels, self.s.shapes)
+            x = x.to(given.device)
             with torch.no_grad():
                 return x, teacher(x).argmax(1)
         found = share(job, range(len(places)), given.device)
-        return [Task(x, y, given.pool.class_keys(j), j) for j, (x, y) in zip(places, found)], {}
+        keys = given.pool.class_keys
+        return [Task(x, y, keys(j), j) for j, (x, y) in zip(places, found)], {}

@@ -12,19 +12,11 @@ import torch
 
 from ..core import fork_seed, progress, require, rng
 from ..nets import Classifier, Generator
-from .inversion import Task, balanced_labels, draw_jitter, shifted, TermWeights, check_terms, inversion_terms, mean_terms
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
-
-# %% ../../nbs/recover/generator.ipynb #da0bd476
-def adam(params,         # tensors, or groups of them
-         lr: float       # its step
-        ):               # the optimiser
-    "Adam with the moments that the DFML papers use for generators (0.5, 0.999), in one fused kernel where there is one."
-    params = list(params)
-    first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
-    fused = first.device.type in ("cpu", "cuda")
-    return torch.optim.Adam(params, lr, betas=(.5, .999), fused=fused)
+from .inversion import (Task, TermWeights, balanced_labels, check_terms,
+                                       inversion_terms, mean_terms)
+from .views import draw_jitter, shifted
 
 # %% ../../nbs/recover/generator.ipynb #b498267c
 def draw_recovery(gen,           # torch.Generator on the CPU
@@ -32,25 +24,35 @@ def draw_recovery(gen,           # torch.Generator on the CPU
                   nz: int,       # length of the noise vector
                   steps: int,    # gradient steps
                   pad: int = 4   # largest shift in pixels
-                 ) -> tuple:     # (noise (n, nz), list of where images are moved to, one a step)
-    "All the randomness of one recovery, drawn at once: so it can be done anywhere, in any order."
+                 ) -> tuple:     # (noise (n, nz), list of shifts, one a step)
+    "All the randomness of one recovery."
     noise = torch.randn(n, nz, generator=gen)
     return noise, [draw_jitter(gen, pad) for _ in range(steps)]
 
+# %% ../../nbs/recover/generator.ipynb #da0bd476
+def adam(params,         # tensors, or groups of them
+         lr: float       # its step
+        ) -> torch.optim.Optimizer:
+    "Adam with the moments that DFML papers use for generators: 0.5 and 0.999."
+    params = list(params)
+    first = params[0]["params"][0] if isinstance(params[0], dict) else params[0]
+    fused = first.device.type in ("cpu", "cuda")
+    return torch.optim.Adam(params, lr, betas=(.5, .999), fused=fused)
+
 # %% ../../nbs/recover/generator.ipynb #cdb065c2
-def recover_steps(generator: Generator,  # its weights are changed
-                  teacher: Classifier,   # frozen
-                  y,                     # (N,) wanted labels
-                  drawn: tuple,          # of draw_recovery
-                  weights: TermWeights,  # of the inversion terms
-                  lr: float = 1e-3,      # Adam's step for the generator's weights
-                  lr_z: float = 1e-3,    # Adam's step for the noise
-                  student=None,          # see inversion_terms
-                  flip=True,             # mirror half of the views
-                  pad: int = 4           # shift them by up to so many pixels
-                 ):                      # yields (images, terms) at each step
-    "Train `generator` and noise for one teacher; at each step the gradients are still on the weights."
-    noise, shifts = drawn
+def recover_steps(generator: Generator,    # its weights are changed
+                  teacher: Classifier,     # frozen
+                  y,                       # (N,) wanted labels
+                  noise_and_shifts: tuple, # of draw_recovery
+                  weights: TermWeights,    # of the inversion terms
+                  lr: float = 1e-3,        # Adam's step for the generator's weights
+                  lr_z: float = 1e-3,      # Adam's step for the noise
+                  student=None,            # see inversion_terms
+                  flip=True,               # mirror half of the views
+                  pad: int = 4             # shift them by up to so many pixels
+                 ):                        # yields (images, terms) at each step
+    "Train `generator` and noise for one teacher; at each step the gradients are on the weights."
+    noise, shifts = noise_and_shifts
     z = noise.to(next(generator.parameters()), copy=True).requires_grad_()
     opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
     for shift in shifts:
@@ -66,6 +68,16 @@ def up_to_4(size: int # side of a teacher's images
            ) -> int:  # divisible by 4, at least size
     "The side of generated images for a teacher; teachers resize what they see."
     return -(-size // 4) * 4
+
+def fresh_generator(nz: int,       # length of the noise vector
+                    ngf: int,      # width
+                    size: int,     # side of the images, at least
+                    channels: int, # of the images
+                    seed           # names its weights
+                   ) -> Generator: # on the CPU
+    "A generator that has learned nothing."
+    with fork_seed(seed, "generator"):
+        return Generator(nz, ngf, up_to_4(size), channels)
 
 # %% ../../nbs/recover/generator.ipynb #5b7a6ff5
 def invert_generator(teacher: Classifier,  # frozen
@@ -86,16 +98,14 @@ def invert_generator(teacher: Classifier,  # frozen
                      watch=None,           # called with (step, images, terms)
                      quiet=True            # no progress bar
                     ) -> Task:
-    "Recover a task from one teacher with a generator trained from scratch for it alone. Raises `SettingsError`."
-    require(min(steps, per_class) >= 1,
-            f"recovering needs at least one step and one image a class, not {steps} and {per_class}")
-    device = teacher.mean.device
-    with fork_seed(seed, "generator"):
-        generator = Generator(nz, ngf, up_to_4(size or teacher.size), channels or teacher.channels)
-    generator = generator.to(device)
-    y = balanced_labels(teacher.n_classes, per_class, device)
+    "Recover a task from one teacher with a generator of its own. Raises `SettingsError`."
+    require(min(steps, per_class) >= 1, "recovering needs at least one step and one image a class, "
+                                        f"not {steps} and {per_class}")
+    y = balanced_labels(teacher.n_classes, per_class, teacher.mean.device)
+    generator = fresh_generator(nz, ngf, size or teacher.size, channels or teacher.channels, seed)
     drawn = draw_recovery(rng(seed, "generator"), len(y), nz, steps, pad)
-    loop = recover_steps(generator, teacher, y, drawn, weights or TermWeights(), lr, lr_z, student, flip, pad)
+    loop = recover_steps(generator.to(y.device), teacher, y, drawn, weights or TermWeights(),
+                         lr, lr_z, student, flip, pad)
     for step, (x, terms) in enumerate(progress(loop, "generator inversion", steps, quiet)):
         if watch:
             watch(step, x, terms)
@@ -133,15 +143,19 @@ class FreshGenerator(Recover):
         s = self.s
         given = self.given
         teacher, = self.teachers([j])
-        met = {}
-        task = invert_generator(teacher, s.per_class, s.steps, s.terms, seed=key,
-                                flip=s.flip and given.mirror, pad=s.pad, lr=s.lr, lr_z=s.lr_z,
-                                ngf=s.ngf, nz=s.nz, size=given.size, channels=given.channels,
-                                student=student, watch=lambda step, x, terms: met.update(terms))
-        return task.x, task.y, met
+        last = {}
+        def watch(step, x, terms):
+            last.update(terms)
+        task = invert_generator(teacher, s.per_class, s.steps, s.terms, seed=key, flip=s.flip,
+                                pad=s.pad, lr=s.lr, lr_z=s.lr_z, ngf=s.ngf, nz=s.nz,
+                                size=given.size, channels=given.channels,
+                                student=student, watch=watch)
+        return task.x, task.y, last
 
     def tasks(self, places, key, student=None):
-        found = share(lambda k: self.invert(places[k], (*key, k), student), range(len(places)), self.given.device)
+        def job(k):
+            return self.invert(places[k], (*key, k), student)
+        found = share(job, range(len(places)), self.given.device)
         terms = mean_terms([t for *_, t in found])
         check_terms(terms, key[2], places)
         keys = self.given.pool.class_keys

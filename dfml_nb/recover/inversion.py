@@ -50,7 +50,7 @@ def label_loss(logits, # (N, classes)
 
 # %% ../../nbs/recover/inversion.ipynb #1991f573
 class BNStats:
-    "Watches batch-norm layers within a `with` block; `loss()` compares the last batch with what they remember."
+    "Watches batch norm in a `with` block; `loss()` compares the last batch with what it remembers."
     def __init__(self, model: nn.Module): # a teacher in evaluation mode
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         self.layers = [m for m in norms if m.running_mean is not None]
@@ -72,7 +72,7 @@ class BNStats:
         self.terms[layer] = (mean - layer.running_mean).norm() + (var - layer.running_var).norm()
 
     def loss(self) -> torch.Tensor: # scalar; 0 for a teacher without batch norm
-        "Distances of means and of variances, summed over layers (DeepInversion; PURER, inversion loss)."
+        "Distances of means and variances, over all layers (DeepInversion; PURER, inversion loss)."
         return sum(self.terms.values(), torch.zeros(()))
 
 def bn_loss(model: nn.Module,  # a teacher in evaluation mode
@@ -86,7 +86,7 @@ def bn_loss(model: nn.Module,  # a teacher in evaluation mode
 # %% ../../nbs/recover/inversion.ipynb #f41652b7
 def tv_loss(x # (N, C, H, W)
            ) -> torch.Tensor: # scalar
-    "Total variation: the sum of the l2 norms of the differences right, down and along both diagonals."
+    "Total variation: l2 norms of the differences right, down and along both diagonals, added."
     right = x[..., :, 1:] - x[..., :, :-1]
     down = x[..., 1:, :] - x[..., :-1, :]
     diag = x[..., 1:, 1:] - x[..., :-1, :-1]
@@ -165,7 +165,7 @@ def check_terms(terms: dict,        # name → value of a loss term
                 step: int,          # of the run
                 teachers: list,     # places in the pool of the teachers of this step
                 most: float = 1e6): # larger values mean that the loss explodes
-    "Raises `RunError` that names step, teachers and term, if a loss is not a finite number, or explodes."
+    "Raises `RunError` with step, teachers and term, if a loss is not a finite number, or explodes."
     for name, value in terms.items():
         require(math.isfinite(value) and abs(value) < most,
                 f"step {step}: the term '{name}' became {value:.4g} with teachers {teachers}: "
@@ -188,7 +188,10 @@ def check_images(x,                    # (N, C, H, W), recovered from one teache
 def mean_terms(rows: list # of dicts: name of a term → value
               ) -> dict:  # name → mean
     "The mean of each term over several teachers."
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    means = {}
+    for name in rows[0]:
+        means[name] = sum(row[name] for row in rows) / len(rows)
+    return means
 
 # %% ../../nbs/recover/inversion.ipynb #cfec3893
 @torch.no_grad()
@@ -204,7 +207,7 @@ def judge(task: Task,
 def transfer_accuracy(task: Task,
                       other: Classifier, # a teacher that had no part in the recovery
                       classes: list      # global keys of its labels
-                     ) -> tuple:         # (accuracy 0..1, or None if it knows no class; number of images)
+                     ) -> tuple: # (accuracy 0..1, or None if it knows no class; number of images)
     "How often another teacher names the right class, on the images whose class it knows."
     places = [classes.index(c) if c in classes else -1 for c in task.classes]
     where = torch.tensor(places, device=task.y.device)[task.y]

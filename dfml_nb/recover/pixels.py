@@ -13,10 +13,29 @@ import torch
 
 from ..core import progress, require, rng
 from ..nets import Classifier, resized
-from .inversion import Task, balanced_labels, jitter, TermWeights, check_terms, inversion_terms, judge
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .drawn import drawn_images
+from .inversion import (Task, TermWeights, balanced_labels, check_terms,
+                                       inversion_terms, judge)
+from .views import jitter
+
+# %% ../../nbs/recover/pixels.ipynb #7698cd09
+def first_pixels(teacher: Classifier,
+                 n: int,       # images
+                 size: int,    # their side; None: the teacher's
+                 start,        # images, or None: noise around the mean of the teacher's images
+                 gen           # torch.Generator on the CPU
+                ) -> torch.Tensor: # (n, C, size, size), asking for gradients
+    "What the pixels start from. Raises `SettingsError` for images of the wrong shape."
+    side = size or teacher.size
+    shape = (n, teacher.channels, side, side)
+    if start is None:
+        noise = torch.randn(shape, generator=gen)
+        start = teacher.mean.cpu() + teacher.std.cpu() * noise
+    require(start.shape == shape,
+            f"inversion must start from images of shape {shape}, not {tuple(start.shape)}")
+    return start.clamp(0, 1).to(teacher.mean.device).requires_grad_()
 
 # %% ../../nbs/recover/pixels.ipynb #a25ef4aa
 def invert_pixels(teacher: Classifier,  # frozen
@@ -31,22 +50,15 @@ def invert_pixels(teacher: Classifier,  # frozen
                   watch=None,           # called with (step, images) before each step
                   quiet=True,           # no progress bar
                   size: int = None,     # side of the images; None: the teacher's
-                  start=None,           # (classes * per_class, C, size, size) in [0, 1], ordered by class; None: noise
+                  start=None,           # in [0, 1], of classes 0, 1, …, 0, 1, …; None: noise
                   student=None          # x → logits: turns the boundary term on
                  ) -> Task:
     "Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER)."
     require(steps >= 1, f"inversion needs at least one step, not {steps}")
     weights = weights or TermWeights(tv=1e-4)
     gen = rng(seed, "pixels")
-    device = teacher.mean.device
-    y = balanced_labels(teacher.n_classes, per_class, device)
-    side = size or teacher.size
-    shape = (len(y), teacher.channels, side, side)
-    if start is None:
-        noise = torch.randn(shape, generator=gen)
-        start = teacher.mean.cpu() + teacher.std.cpu() * noise
-    require(start.shape == shape, f"inversion must start from images of shape {shape}, not {tuple(start.shape)}")
-    x = start.clamp(0, 1).to(device).requires_grad_()
+    y = balanced_labels(teacher.n_classes, per_class, teacher.mean.device)
+    x = first_pixels(teacher, len(y), size, start, gen)
     opt = torch.optim.Adam([x], lr)
     for step in progress(range(steps), "pixel inversion", quiet=quiet):
         if watch:
@@ -54,8 +66,7 @@ def invert_pixels(teacher: Classifier,  # frozen
         terms = inversion_terms(teacher, jitter(x, gen, pad, flip), y, weights, student)
         x.grad, = torch.autograd.grad(sum(terms.values()), x)
         opt.step()
-        with torch.no_grad():
-            x.clamp_(0, 1)
+        x.data.clamp_(0, 1)
     return Task(x.detach(), y, classes or list(range(teacher.n_classes)))
 
 # %% ../../nbs/recover/pixels.ipynb #c515c35c
@@ -98,9 +109,9 @@ class Pixels(Recover):
         given = self.given
         teacher, = self.teachers([j])
         side = min(given.size, teacher.size or given.size)
-        task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, given.pool.class_keys(j), key,
-                             s.flip and given.mirror, s.pad, size=side,
-                             start=self.start(teacher, side, key), student=student)
+        keys = given.pool.class_keys(j)
+        task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key, s.flip, s.pad,
+                             size=side, start=self.start(teacher, side, key), student=student)
         x = task.x.expand(-1, given.channels, -1, -1)
         x = resized(x, (given.size, given.size)).clamp(0, 1)
         return Task(x, task.y, task.classes, j)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import PoolError, require
-from ..data import load_data, sample_episode
+from ..core import PoolError, require, rng
+from ..data import load_data
+from ..episodes import Episode, sample_episode
 from ..nets import resized
 from ..parts import RECOVER, Count, Recover, Settings, part
 from .inversion import Task
-from ..core import rng
 
 # %% ../../nbs/recover/real.ipynb #d1144c4d
 @dataclass
@@ -44,7 +44,8 @@ class RealImages:
         return resized(x, (self.size, self.size)).clamp(0, 1)
 
     def episode(self, way: int, shot: int, query: int, # classes; support and query images of each
-                gen):                                  # torch.Generator on the CPU
+                gen                                    # torch.Generator on the CPU
+               ) -> Episode:
         "An episode of real images. Raises `EpisodeError`."
         which = 0
         if len(self.splits) > 1:
@@ -77,12 +78,13 @@ class RealImages:
                 found = split.of_class(key[1])
                 pick = torch.randint(len(found), (n,), generator=gen)
                 return self.fitted(split.x(found[pick.numpy()]))
-        raise PoolError(f"none of the data sets has the class {key[1]!r} of {key[0]!r}: name it (real.data)")
+        raise PoolError(f"none of the data sets has the class {key[1]!r} of {key[0]!r}: "
+                        "name it (real.data)")
 
 # %% ../../nbs/recover/real.ipynb #0ba1177e
 @part(RECOVER, "real")
 class Real(Recover):
-    "REAL meta-train images in the place of recovered ones: an upper reference, not a data-free method."
+    "REAL meta-train images in the place of recovered ones: an upper reference, not data-free."
     Settings = RealSettings
 
     def __init__(self, s: RealSettings, given):
@@ -97,11 +99,11 @@ class Real(Recover):
 
     def tasks(self, places, key, student=None):
         tasks = []
+        device = self.given.device
         for k, j in enumerate(places):
             keys = self.given.pool.class_keys(j)
             gen = rng(*key, k)
             x = torch.cat([self.store.of(c, self.s.per_class, gen) for c in keys])
             y = torch.arange(len(keys)).repeat_interleave(self.s.per_class)
-            device = self.given.device
             tasks.append(Task(x.to(device), y.to(device), keys, j))
         return tasks, {}
