@@ -137,7 +137,7 @@ def module_trees():
     trees = {}
     for path in common.modules():
         name = ".".join(path.relative_to(lib).with_suffix("").parts)
-        if not path.stem.startswith("_"):
+        if path.stem != "_modidx":
             trees[name] = [ast.parse(path.read_text(encoding="utf-8"))]
     target = {}   # notebook → module
     for _, notebook, source, tree, is_exported in code_cells():
@@ -158,6 +158,7 @@ def imported(node, module, names):
         base = above + (node.module.split(".") if node.module else [])
         paths = [base, *([*base, a.name] for a in node.names)]
     found = {".".join(p[1:]) for p in paths if p[0] == lib}
+    found |= {f"{name}.__init__" for name in found}
     return found & names - {module}
 
 

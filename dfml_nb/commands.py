@@ -121,7 +121,7 @@ def check(pool: str,          # folder of the pool
          ):
     "Load every model of a pool once; print a table; fail if anything is wrong."
     from dfml_nb.core import RunError, require
-    from dfml_nb.pool.pool import check_pool, pool_table
+    from dfml_nb.pool.check import check_pool, pool_table
     rows = check_pool(pool, strict=False, quiet=quiet)
     print(pool_table(rows))
     bad = [r["name"] for r in rows if not r["ok"]]

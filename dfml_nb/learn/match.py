@@ -19,8 +19,8 @@ from ..core import fork_seed, require, rng
 from .fusion import whitening
 from .memory import to_bytes, to_float
 from ..nets import Classifier, build_classifier, freeze
-from ..parts import (LEARN, Bound, Count, Learn, NotNegative, Positive, Settings, Share, Whole,
-                           part)
+from ..parts import LEARN, Bound, Count, Learn, NotNegative, Positive, Settings, Share
+from ..parts import Whole, part
 from ..ranks import broadcast, n_ranks, share
 from ..recover.drawn import drawn_images
 from ..recover.inversion import check_terms
@@ -148,9 +148,9 @@ def match_terms(out,                    # the student's answers (B, D)
 def as_embedding(student: Classifier,  # whose outputs are answers, an Embedding; not changed
                  metric,               # (outputs, any): features are its outputs times this
                  n_classes: int,       # of the head that is put on top
-                 mirror=False,         # see the images and their mirror images
-                 ways=(),              # with it, features are also the probabilities of classifiers …
-                 scale=1.,             # … with so many classes each and logits outputs * scale + shift
+                 mirror=False,         # whether it sees images and their mirror images
+                 ways=(),              # classes of classifiers, whose probabilities come beside
+                 scale=1.,             # their logits are outputs * scale + shift
                  shift=0.,             # a number, or (outputs,)
                  seed=0                # of that head
                 ) -> Classifier:       # `arch` is 'embedding'
@@ -193,9 +193,11 @@ class MatchSettings(Settings):
     square: NotNegative = 1.   # weights of the loss terms, see match_terms
     cosine: NotNegative = 1.
     relations: NotNegative = 0.
-    hidden: Whole = 512        # units of a layer between the student's network and its answers; 0: none
+    # units of a layer between the student's network and its answers; 0: none
+    hidden: Whole = 512
     whiten: NotNegative = .15  # power of whitening
-    soft: NotNegative = 2.     # temperature at which answers are also read as probabilities; 0: they are not
+    # temperature at which answers are also read as probabilities; 0: they are not
+    soft: NotNegative = 2.
     # the meta-model sees images and their mirror images,
     # unless the pool's images must not be mirrored
     mirror: bool = True
@@ -329,7 +331,7 @@ def one_cycle(t: int,          # number of the step
 # %% ../../nbs/learn/match.ipynb #05c81c68
 @patch
 def targets(self: Match) -> tuple: # (views, answers): all of them
-    "What the student sees and shall say: centred, in units of the standard deviation. Worked out once."
+    "What the student sees and shall say, in units of the standard deviation. Worked out once."
     if self.wanted is None:
         z = torch.cat(self.answers).float()
         self.middle = z.mean(0)

@@ -9,9 +9,10 @@ __all__ = ['stranger', 'pool_images', 'audit_pool']
 from collections import defaultdict
 
 from ..core import DataError, progress, require
-from ..data import DataSet
-from ..pool.pool import ModelSpec, Pool
-from ..pool.pretrain import teacher_data
+from ..splits import DataSet
+from ..pool.pool import Pool
+from ..pool.spec import ModelSpec
+from ..pool.teacher import teacher_data
 from .audit import compare, report
 from .audit_teacher import confidence, recover_from, teacher_spaces
 from .distances import default_spaces

@@ -56,7 +56,7 @@ def harder_pull(data: DynamicDataset,
                 e: Episode,     # from data.episode
                 weight: float   # of the outer loss
                ) -> float:      # the outer loss
-    "Add the gradient of `-weight` · outer loss to the images: descending it makes the episode harder."
+    "Add the gradient of `-weight` · outer loss to the images: its descent makes the episode harder."
     loss = outer(e)
     images = [data.images[k] for k in e.classes]
     grads = torch.autograd.grad(-weight * loss, images)
@@ -65,7 +65,7 @@ def harder_pull(data: DynamicDataset,
 
 # %% ../../nbs/recover/dynamic.ipynb #1a1a5caa
 class Switch:
-    "Says when to make episodes harder: after `patience` steps without a better accuracy (PURER, gradient switch)."
+    "Harder episodes after `patience` steps without a better accuracy (PURER, gradient switch)."
     def __init__(self, patience: int = 6, # steps without progress
                  on=True):                # False: never, a training without curriculum
         self.patience = patience
@@ -76,13 +76,13 @@ class Switch:
     def __call__(self, acc: float # accuracy of the last step
                 ) -> bool:        # True: make the next images harder
         "Report the training accuracy of a step."
+        self.since += 1
         if acc > self.best:
-            self.best, self.since = acc, 0
-        else:
-            self.since += 1
-        if self.since < self.patience:
-            return False
-        self.best, self.since = -1., 0
+            self.best = acc
+            self.since = 0
+        if self.since < self.patience: return False
+        self.best = -1.
+        self.since = 0
         return self.on
 
     def state_dict(self) -> dict:
@@ -91,21 +91,22 @@ class Switch:
 
     def load_state_dict(self, state: dict): # as from state_dict
         "Go on where another switch stopped."
-        self.best, self.since = state["best"], state["since"]
+        self.best = state["best"]
+        self.since = state["since"]
 
 # %% ../../nbs/recover/dynamic.ipynb #be5860db
 @dataclass
 class DynamicSettings(Settings):
-    "Settings of the dynamic data set; PURER's released numbers, except where a comment says otherwise."
+    "Settings of the dynamic data set; PURER's released numbers, unless a comment says otherwise."
     per_class: Count = 20      # images of each class (released: 16 for one shot)
-    lr: Positive = .05         # Adam of the images, in units of pixel value (released: 0.25 deviations)
+    lr: Positive = .05         # Adam of the images, in pixel values (released: 0.25 deviations)
     harder: NotNegative = 10.  # weight of the outer loss against one teacher's inversion loss
     patience: Count = 6        # of the switch
     curriculum: bool = True    # False: the switch stays off
     flip: bool = True          # mirror half of the views (released: no)
     pad: Whole = 2             # shift them by up to so many pixels
-    # of the inversion terms
-    terms: TermWeights = field(default_factory=lambda: TermWeights(bn=.01, adv=0., tv=1e-4, norm=1e-5))
+    terms: TermWeights = field(
+        default_factory=lambda: TermWeights(bn=.01, adv=0., tv=1e-4, norm=1e-5))
     budgets = dict(smoke={"per_class": 4, "patience": 1})
 
 # %% ../../nbs/recover/dynamic.ipynb #9ad931b1
@@ -145,7 +146,8 @@ def tasks(self: Dynamic, places, key, student=None):
     "The classes of some teachers, after one step of the data set."
     s = self.s
     keys = [self.given.pool.class_keys(j) for j in places]
-    terms = inversion_pull(self.store, self.teachers(places), keys, s.terms, rng(*key), s.flip, s.pad)
+    teachers = self.teachers(places)
+    terms = inversion_pull(self.store, teachers, keys, s.terms, rng(*key), s.flip, s.pad)
     check = dict(terms)
     if self.open:
         learn = self.given.outer

@@ -33,7 +33,7 @@ class DynamicDataset:
         self.opt = torch.optim.Adam(self.images.values(), lr)
 
     def of(self, keys: list  # classes
-          ) -> tuple:        # (images (n · per_class, C, H, W), labels (n · per_class,) in 0..n-1), by class
+          ) -> tuple:        # (images (n · per_class, C, H, W), labels 0, …, 0, 1, …, n-1)
         "The images of some classes, connected to the data set: gradients flow into it."
         x = torch.stack([self.images[k] for k in keys])
         y = torch.arange(len(keys), device=x.device).repeat_interleave(x.shape[1])
@@ -69,8 +69,8 @@ def episode(self: DynamicDataset,
     chosen = [keys[i] for i in torch.randperm(len(keys), generator=gen)[:way].tolist()]
     have = min(len(self.images[k]) for k in chosen)
     require(have >= n,
-            f"{have} images a class, and an episode needs {n}: set dynamic.per_class to {n} or more",
-            EpisodeError)
+            f"{have} images a class, and an episode needs {n}: "
+            f"set dynamic.per_class to {n} or more", EpisodeError)
     x = torch.stack([self.images[k][torch.randperm(have, generator=gen)[:n]] for k in chosen])
     y = torch.arange(way, device=x.device)
     return Episode(x[:, :shot].flatten(0, 1), y.repeat_interleave(shot),

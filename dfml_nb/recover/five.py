@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from fastcore.basics import patch
 
 from ..core import fork_seed, rng
 from ..nets import Classifier, Generator
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .generator import adam, draw_recovery, recover_steps, up_to_4
-from .inversion import (Task, TermWeights, balanced_labels, check_images, check_terms,
-                                       mean_terms)
+from .inversion import (Task, TermWeights, balanced_labels, check_images,
+                                       check_terms, mean_terms)
 
 # %% ../../nbs/recover/five.ipynb #dfa812da
 @dataclass
 class FIveSettings(Settings):
-    "Settings of the meta-generator; numbers from FREE's released code, except `meta_grad`, `persistent` and `terms`."
+    "Settings of FIve; FREE's released numbers, except `meta_grad`, `persistent` and `terms`."
     steps: Count = 5           # k, gradient steps for each teacher
     per_class: Count = 20      # images of each class
     lr: Positive = 1e-3        # inner Adam, weights of the generator
@@ -44,7 +45,7 @@ class FIveSettings(Settings):
 
     def draw(self, teacher: Classifier,
              gen                # torch.Generator on the CPU
-            ) -> tuple:         # (noise (images, nz), where the images are moved to at each step)
+            ) -> tuple:         # (noise (images, nz), list of shifts, one a step)
         "The randomness of one recovery from `teacher`."
         return draw_recovery(gen, teacher.n_classes * self.per_class, self.nz, self.steps, self.pad)
 
@@ -52,15 +53,16 @@ class FIveSettings(Settings):
 def adapt_generator(generator: Generator,  # the meta-generator; not changed
                     teacher: Classifier,   # frozen
                     s: FIveSettings,
-                    drawn: tuple,          # of s.draw: noise, and where the images are moved to at each step
+                    noise_and_shifts: tuple, # of s.draw
                     student=None,          # x → logits, or None
                     watch=None             # called with (step, images, terms)
-                   ) -> tuple:             # (images, labels, meta-gradients, terms of the last step)
+                   ) -> tuple: # (images, labels, meta-gradients, terms of the last step)
     "Recover images from one teacher in `s.steps` steps (FREE, inner loop of FIve)."
     g = deepcopy(generator)
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
     grads = [torch.zeros_like(p) for p in g.parameters()]
-    loop = recover_steps(g, teacher, y, drawn, s.terms, s.lr, s.lr_z, student, s.flip, s.pad)
+    loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
+                         s.flip, s.pad)
     for step, (x, terms) in enumerate(loop):
         if watch:
             watch(step, x, terms)
@@ -88,36 +90,43 @@ class FIve(Recover):
         "Forget the moments."
         self.opt = adam(self.generator.parameters(), self.s.lr_meta)
 
-    def adapt(self, places: list,   # in the pool
-              key: tuple,           # (seed, word, step, …): names the randomness
-              student=None          # x → logits: turns the boundary term on
-             ) -> list:             # of what adapt_generator gives, one a teacher
-        "Recover from each teacher, starting at the meta-generator. Raises `RunError` if a loss or the images go wrong."
-        gen = rng(*key)
-        teachers = self.teachers(places)
-        drawn = [self.s.draw(t, gen) for t in teachers]
-        def job(k):
-            return adapt_generator(self.generator, teachers[k], self.s, drawn[k], student)
-        found = share(job, range(len(places)), self.given.device)
-        for j, (x, _, _, terms) in zip(places, found):
-            check_terms(terms, key[2], [j])
-            check_images(x, key[2], j)
-        return found
+# %% ../../nbs/recover/five.ipynb #19be592d
+@patch
+def adapt(self: FIve,
+          places: list,   # in the pool
+          key: tuple,     # (seed, word, step, …): names the randomness
+          student=None    # x → logits: turns the boundary term on
+         ) -> list:       # of what `adapt_generator` gives, one a teacher
+    "Recover from each teacher, starting at the meta-generator. Raises `RunError`."
+    gen = rng(*key)
+    teachers = self.teachers(places)
+    drawn = [self.s.draw(t, gen) for t in teachers]
+    def job(k):
+        return adapt_generator(self.generator, teachers[k], self.s, drawn[k], student)
+    found = share(job, range(len(places)), self.given.device)
+    for j, (x, _, _, terms) in zip(places, found):
+        check_terms(terms, key[2], [j])
+        check_images(x, key[2], j)
+    return found
 
-    def learn(self, found: list): # of adapt
-        "One step of the meta-generator (FREE, outer loop of FIve)."
-        if not self.s.persistent:
-            self.new_optimizer()
-        total = None
-        for _, _, grads, _ in found:
-            total = grads if total is None else [a + b for a, b in zip(total, grads)]
-        for p, g in zip(self.generator.parameters(), total):
-            p.grad = g / len(found)
-        self.opt.step()
+# %% ../../nbs/recover/five.ipynb #9b548e65
+@patch
+def learn(self: FIve, found: list): # of adapt
+    "One step of the meta-generator (FREE, outer loop of FIve)."
+    if not self.s.persistent:
+        self.new_optimizer()
+    total = None
+    for _, _, grads, _ in found:
+        total = grads if total is None else [a + b for a, b in zip(total, grads)]
+    for p, g in zip(self.generator.parameters(), total):
+        p.grad = g / len(found)
+    self.opt.step()
 
-    def tasks(self, places, key, student=None):
-        found = self.adapt(places, key, student)
-        self.learn(found)
-        keys = self.given.pool.class_keys
-        tasks = [Task(x, y, keys(j), j) for j, (x, y, _, _) in zip(places, found)]
-        return tasks, mean_terms([terms for *_, terms in found])
+@patch
+def tasks(self: FIve, places, key, student=None):
+    "One recovered task from each of these teachers, and a step of the meta-generator."
+    found = self.adapt(places, key, student)
+    self.learn(found)
+    keys = self.given.pool.class_keys
+    tasks = [Task(x, y, keys(j), j) for j, (x, y, _, _) in zip(places, found)]
+    return tasks, mean_terms([terms for *_, terms in found])

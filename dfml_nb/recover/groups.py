@@ -131,9 +131,10 @@ class Groups(Draw):
                  probe=None):     # images in [0, 1] → logits, frozen; None: a `random_probe`
         super().__init__(s, given, train)
         self.inverter = FreshGenerator(s.invert, given)
+        pool = given.pool
         if probe is None:
-            colours = given.pool.mean, given.pool.std
-            probe = random_probe(given.channels, given.size, *map(tuple, colours), s.probe)
+            probe = random_probe(given.channels, given.size, tuple(pool.mean), tuple(pool.std),
+                                 s.probe)
         self.probe = probe.to(given.device)
         self.groups = []          # lists of places in the pool; empty until the pool is embedded
         self.embedded = []        # places

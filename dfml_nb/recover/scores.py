@@ -17,7 +17,8 @@ from .generator import draw_recovery, recover_steps, up_to_4
 from .consensus import answers
 from .spoil import untrained_like
 from ..nets import Classifier, Generator, batch_norms
-from ..pool.pool import ModelSpec, Pool
+from ..pool.pool import Pool
+from ..pool.spec import ModelSpec
 
 # %% ../../nbs/recover/scores.ipynb #f3caf855
 @dataclass

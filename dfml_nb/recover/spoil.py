@@ -12,10 +12,13 @@ from dataclasses import asdict, fields
 import torch
 
 from ..core import fork_seed, require, rng
-from ..data import DataSet
-from ..nets import Classifier, build_classifier, build_member, freeze, member_spec
-from ..pool.pool import ModelSpec, Pool, add_model, open_folder
-from ..pool.pretrain import TrainRecipe, teacher_data, train_teacher
+from ..splits import DataSet
+from ..nets import Classifier, build_classifier, freeze
+from ..ensemble import build_member, member_spec
+from ..pool.add import add_model, open_folder
+from ..pool.pool import Pool
+from ..pool.spec import ModelSpec
+from ..pool.teacher import TrainRecipe, teacher_data, train_teacher
 
 # %% ../../nbs/recover/spoil.ipynb #2a72d74e
 def untrained_like(model: Classifier,
