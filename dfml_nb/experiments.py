@@ -19,8 +19,8 @@ from fastcore.basics import patch
 
 from .adapt.adapt import HEADED
 from .adapt.testing import result, test_learner
-from .core import (RunError, device_name, load_json, pick_device, require, save_json, stable_seed,
-                          versions)
+from .core import (RunError, device_name, load_json, pick_device, require, save_json,
+                          stable_seed, versions)
 from .data import load_data
 from .learn.trainer import compose
 from .pool.pool import Pool
@@ -38,9 +38,11 @@ class Experiment:
     recipe: str                 # a name in `RECIPES`
     adapt: str = None           # a name in `ADAPT`; None: the recipe's
     settings: dict = field(default_factory=dict) # changes of the recipe's settings, by dotted name
-    cpu: dict = field(default_factory=dict)      # more of them at budget cpu, where the paper's size would take too long
+    # more of them at budget cpu, where the paper's size would take too long
+    cpu: dict = field(default_factory=dict)
     models: int = None          # use only the first so many of the pool's
-    parts: dict = field(default_factory=dict)    # recover, learn, draw: parts in the place of the recipe's
+    # recover, learn, draw: parts in the place of the recipe's
+    parts: dict = field(default_factory=dict)
     published: tuple = ()       # numbers from a paper: dicts of data, shot, acc, source
 
     @property
@@ -52,7 +54,8 @@ class Experiment:
 @patch
 def changes(self: Experiment, budget: str # a budget's name
            ) -> dict:                     # dotted name → value
-    "The settings that this row changes; what the row is about comes last. What concerns a part that it does not have is left out of the budget's."
+    """The settings that this row changes; what the row is about comes last. What concerns a part
+    that it does not have is left out of the budget's."""
     s = compose(exchanged(get_recipe(self.recipe), **self.parts))
     cpu = self.cpu if budget == "cpu" else {}
     mine = {k: v for k, v in cpu.items() if hasattr(s, k.split(".")[0])}
@@ -81,7 +84,8 @@ PUBLISHED = {
     ("cifar_fs_main", "free"): (said("cifar_fs", 1, 39.13, WIZWAND),),
     ("mini_imagenet_main", "free"): (said("mini_imagenet", 5, 45.45, WIZWAND),),
     ("multi_domain", "free"): (said("mean", 1, 31.51, WIZWAND),),
-    ("cifar_fs_main", "maml_oracle"): (said("cifar_fs", 1, 58.90, MAML_REAL), said("cifar_fs", 5, 71.50, MAML_REAL))}
+    ("cifar_fs_main", "maml_oracle"): (said("cifar_fs", 1, 58.90, MAML_REAL),
+                                       said("cifar_fs", 5, 71.50, MAML_REAL))}
 
 # %% ../nbs/experiments.ipynb #69b98cca
 ROWS = dict(   # row of a main table → recipe, adaptation, settings
@@ -110,8 +114,14 @@ ROWS = dict(   # row of a main table → recipe, adaptation, settings
     maml_oracle=("maml_oracle", None, {}))
 
 TABLES = dict(   # table → scenario
-    cifar_fs_main="cifar_fs", mini_imagenet_main="mini_imagenet", cub_main="cub", disjoint="disjoint",
-    multi_domain="multi_domain", multi_arch="multi_arch", model_scale="model_scale", mixed_ways="mixed_ways",
+    cifar_fs_main="cifar_fs",
+    mini_imagenet_main="mini_imagenet",
+    cub_main="cub",
+    disjoint="disjoint",
+    multi_domain="multi_domain",
+    multi_arch="multi_arch",
+    model_scale="model_scale",
+    mixed_ways="mixed_ways",
     no_batch_norm="no_batch_norm")
 
 # %% ../nbs/experiments.ipynb #7ecb9303
@@ -121,7 +131,8 @@ LARGE = dict(
     purer={**SMALL, "outer_steps": 100},
     **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle", "pool_distill"), SMALL))
 ONE_LARGE = dict(LARGE, free={**SMALL, "replay.max_batches": 10})
-CPU_SCENARIO = dict(   # what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
+# what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
+CPU_SCENARIO = dict(
     mini_imagenet=ONE_LARGE,
     cub=ONE_LARGE,
     multi_domain=LARGE,
@@ -145,9 +156,11 @@ ABLATIONS = dict(  # table → row → settings
     ablation_learn=dict(both={}, independent={"bell.order": "independent"}),
     ablation_terms=dict(
         all={}, no_bn={"five.terms.bn": 0.}, no_boundary={"five.terms.adv": 0.},
-        no_label={"five.terms.label": 0.}, with_tv={"five.terms.tv": 1e-3}, with_norm={"five.terms.norm": 1e-4}))
+        no_label={"five.terms.label": 0.}, with_tv={"five.terms.tv": 1e-3},
+        with_norm={"five.terms.norm": 1e-4}))
 
-WITHOUT = dict(no_distillation=["replay"], no_replay=["bell"]) # row of ablation_learn → the learn parts that are left
+# row of ablation_learn → the learn parts that are left
+WITHOUT = dict(no_distillation=["replay"], no_replay=["bell"])
 
 SHORT_FREE = {"outer_steps": 20, "warmup": 5, "teachers": 2, "five.ngf": 32, "replay.episodes": 5,
               "replay.max_batches": 10, "bell.measure": 0}
@@ -159,8 +172,10 @@ def ablation_rows(): # yields experiments
         for row, settings in rows.items():
             yield Experiment(table, row, "cifar_fs", "free", None, settings, SHORT_FREE)
     for row, learn in WITHOUT.items():
-        yield Experiment("ablation_learn", row, "cifar_fs", "free", cpu=SHORT_FREE, parts=dict(learn=learn))
-    purer = dict(curriculum={}, no_curriculum={"dynamic.curriculum": False}, random_start={"start": "random"})
+        yield Experiment("ablation_learn", row, "cifar_fs", "free", cpu=SHORT_FREE,
+                         parts=dict(learn=learn))
+    purer = dict(curriculum={}, no_curriculum={"dynamic.curriculum": False},
+                 random_start={"start": "random"})
     for row, settings in purer.items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings)
     for n in (5, 10, 20):
@@ -174,8 +189,9 @@ DISTILL_PARTS = dict(
     all={}, centroid={}, no_whitening={"match.whiten": 0.}, no_mirror={"match.mirror": False},
     no_mixing={"match.view.mixup": 0., "match.view.cutmix": 0.}, few_images={"pixels.per_class": 5},
     noise_start={"pixels.start": "noise", "pixels.lr": .05, "pixels.terms.bn": .1},
-    drawn_only={"match.drawn": 1., "outer_steps": 0}, half_drawn={"match.drawn": .5}, square_only={"match.cosine": 0.},
-    cosine_only={"match.square": 0.}, relations={"match.relations": 1.}, hidden={"match.hidden": 512},
+    drawn_only={"match.drawn": 1., "outer_steps": 0}, half_drawn={"match.drawn": .5},
+    square_only={"match.cosine": 0.}, cosine_only={"match.square": 0.},
+    relations={"match.relations": 1.}, hidden={"match.hidden": 512},
     soft={"match.soft": 2.}, hidden_soft={"match.hidden": 512, "match.soft": 2.})
 
 # %% ../nbs/experiments.ipynb #b8d44aa5
@@ -198,7 +214,8 @@ def distill_rows(): # yields experiments
     for name, settings in DISTILL_PARTS.items():
         nothing = dict(recover="none", draw="none") if name == "drawn_only" else {}
         yield beyond(name, "pool_distill", "centroid_own" if name == "centroid" else None,
-                     {**PLAIN_DISTILL, **settings}, 24, "beyond_parts", cpu=SHORT_DISTILL, parts=nothing)
+                     {**PLAIN_DISTILL, **settings}, 24, "beyond_parts", cpu=SHORT_DISTILL,
+                     parts=nothing)
 
 def frozen_rows(): # yields experiments
     "The frozen pool, read in several ways."
@@ -227,7 +244,8 @@ def find_experiments(name: str # 'all', a table, or TABLE/ROW
     "Look up experiments. Raises `SettingsError`."
     found = [e for e in EXPERIMENTS.values() if name in ("all", e.table, e.name)]
     tables = dict.fromkeys(e.table for e in EXPERIMENTS.values())
-    require(found, f"there is no experiment {name!r}: `dfml reproduce --list` names them; tables are {', '.join(tables)}")
+    require(found, f"there is no experiment {name!r}: `dfml reproduce --list` names them; "
+                   f"tables are {', '.join(tables)}")
     return found
 
 # %% ../nbs/experiments.ipynb #03b5a29a
@@ -272,7 +290,8 @@ def usual_settings(config: dict # of a `DataFreeMetaLearner`
 
 def changed(config: dict # of a `DataFreeMetaLearner`, as JSON gives it back
            ) -> dict:    # dotted name → value
-    "What differs from a recipe's defaults: so a setting that is added to the library later changes no record and no folder's name."
+    """What differs from a recipe's defaults: so a setting that is added to the library later
+    changes no record and no folder's name."""
     if not config:
         return {}
     usual = usual_settings(config)
@@ -296,7 +315,8 @@ def answer_of(asked: dict) -> dict: # dotted name → value
 
 def differences(there: dict, asked: dict) -> list: # two of `asked_for`; → of words
     "In what two questions differ."
-    a, b = answer_of(there), answer_of(asked)
+    a = answer_of(there)
+    b = answer_of(asked)
     usual = "the default"
     names = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
     return [f"{k} ({a.get(k, usual)} there, {b.get(k, usual)} asked)" for k in names]
@@ -360,8 +380,8 @@ def train_row(e: Experiment, learner: DataFreeMetaLearner, pool: Pool,
     "Train the learner of a row, or read it if it was trained before."
     why = learner.why_not(pool)
     if why:
-        learner.about = dict(pool=pool.summary(), device=device_name(learner.device), versions=versions(),
-                             seconds={}, settings=asdict(learner.settings))
+        learner.about = dict(pool=pool.summary(), device=device_name(learner.device),
+                             versions=versions(), seconds={}, settings=asdict(learner.settings))
         return learner, why
     with claimed(run), data_folder(root):
         if (run/"model.safetensors").exists():
@@ -389,15 +409,16 @@ def test_row(e: Experiment, learner: DataFreeMetaLearner,
         found = test_learner(learner, d, asked["shots"], way, adapt, asked["episodes"], quiet=quiet)
         rows += [dict(r, data=d.name) for r in found]
     record = result(learner, data[0], rows, time.perf_counter() - start)
-    record.update(data="+".join(d.name for d in data), experiment=e.name, scenario=e.scenario, adapt=adapt,
-                  asked=asked, published=list(e.published))
+    record.update(data="+".join(d.name for d in data), experiment=e.name, scenario=e.scenario,
+                  adapt=adapt, asked=asked, published=list(e.published))
     if why:
         record["not_applicable"] = why
     return record
 
 @contextlib.contextmanager
 def data_folder(root): # None: as it is
-    "Where a recipe that reads images itself finds them; its settings, and so the record, shall not name this machine's folders."
+    """Where a recipe that reads images itself finds them; its settings, and so the record, shall
+    not name this machine's folders."""
     old = os.environ.get("DFML_DATA")
     if root:
         os.environ["DFML_DATA"] = str(root)
@@ -412,10 +433,12 @@ def data_folder(root): # None: as it is
 # %% ../nbs/experiments.ipynb #90fe16c7
 def mean_over_data(rows: list # of a record's `test`, with `data`
                   ) -> list:  # rows with `data` = 'mean'
-    "Average the figures of several test sets (the headline of a multi-domain table); the interval of a mean of independent figures."
+    """Average the figures of several test sets (the headline of a multi-domain table); the
+    interval of a mean of independent figures."""
     groups = {}
     for r in rows:
-        groups.setdefault((r["way"], r["shot"], r["query_statistics"], r["selection"]), []).append(r)
+        key = (r["way"], r["shot"], r["query_statistics"], r["selection"])
+        groups.setdefault(key, []).append(r)
     means = []
     for g in groups.values():
         acc = sum(r["acc"] for r in g) / len(g)

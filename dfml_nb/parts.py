@@ -26,7 +26,8 @@ class Bound:
               value):
         "Raises `SettingsError` if the value is out of bounds, infinite or no number."
         number = isinstance(value, (int, float)) and math.isfinite(value)
-        require(number and value >= self.least, f"{name} must be at least {self.least:g}, not {value!r}")
+        require(number and value >= self.least,
+                f"{name} must be at least {self.least:g}, not {value!r}")
         require(value > self.above, f"{name} must be above {self.above:g}, not {value!r}")
         require(value <= self.most, f"{name} must be at most {self.most:g}, not {value!r}")
 
@@ -88,7 +89,10 @@ class Given:
     outer: object = None     # the learn part with an outer loss, if there is one
 
 # %% ../nbs/parts.ipynb #f6b77219
-DRAW, RECOVER, LEARN, ADAPT = {}, {}, {}, {}
+DRAW = {}
+RECOVER = {}
+LEARN = {}
+ADAPT = {}
 
 def part(registry: dict,     # one of the four
          name: str           # under which a recipe names the part, and its settings stand
@@ -168,7 +172,8 @@ class Learn(Part):
     def step(self, i: int,   # number of the step
              tasks: list     # recovered in it; may be empty
             ) -> dict:       # what to log
-        "Move the meta-model. Raises `RunError` if a loss is not finite. Parts that make their model at once have nothing to do."
+        """Move the meta-model. Raises `RunError` if a loss is not finite. Parts that make their
+        model at once have nothing to do."""
         return {}
 
 # %% ../nbs/parts.ipynb #52eba77e

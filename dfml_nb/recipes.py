@@ -18,8 +18,8 @@ import torch
 from fastcore.basics import patch
 
 from .adapt.adapt import FewShotClassifier, check_support, get_adapter
-from .core import (Clock, EpisodeError, PoolError, RunError, device_name, pick_device, require,
-                          stable_seed, versions)
+from .core import (Clock, EpisodeError, PoolError, RunError, device_name, pick_device,
+                          require, stable_seed, versions)
 from .learn.trainer import Trainer, compose
 from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, read_model, resume,
                                     run_steps, save_model)
@@ -94,7 +94,8 @@ RECIPES = dict(
                   "replay.episodes": 16, "replay.patience": 4},
         budgets=dict(cpu={"outer_steps": 22, "replay.episodes": 10, "replay.max_batches": 10},
                      demo={"outer_steps": 8, "teachers": 2, "replay.max_batches": 6},
-                     smoke={"outer_steps": 2, "teachers": 2, "replay.query": 1, "replay.max_batches": 1})),
+                     smoke={"outer_steps": 2, "teachers": 2, "replay.query": 1,
+                            "replay.max_batches": 1})),
     bidf_mkd=Recipe(
         "BiDf-MKD: black-box teachers, bi-level distillation",
         recover="black_box", learn=["bilevel", "replay"],
@@ -107,7 +108,9 @@ RECIPES = dict(
         "DRO: a hyper-network from task embeddings to weights",
         learn=["dro"], draw="none",
         settings={"outer_steps": 4000},
-        budgets=dict(cpu={"outer_steps": 2000}, demo={"outer_steps": 500}, smoke={"outer_steps": 2})),
+        budgets=dict(cpu={"outer_steps": 2000},
+                     demo={"outer_steps": 500},
+                     smoke={"outer_steps": 2})),
     ota=Recipe(
         "OTA: weights aligned by optimal transport, then averaged",
         learn=["ota"], draw="none", settings={"outer_steps": 0}),
@@ -136,7 +139,8 @@ RECIPES = dict(
 
 # %% ../nbs/recipes.ipynb #90a67d60
 RELEASED = {"five.terms.kl": "released", "bell.kl": "released", "store": "last", "student": "stale",
-            "five.persistent": False, "five.terms.bn": 0., "five.meta_grad": "last", "distinct": False}
+            "five.persistent": False, "five.terms.bn": 0., "five.meta_grad": "last",
+            "distinct": False}
 
 # %% ../nbs/recipes.ipynb #bd4d9c83
 POOL_BUDGETS = dict(   # for `dfml pretrain`: models, recipe and epochs
@@ -149,7 +153,8 @@ POOL_BUDGETS = dict(   # for `dfml pretrain`: models, recipe and epochs
 def override(settings,       # a settings object; not changed
              changes: dict   # dotted name → value, e.g. {'five.steps': 10}
             ):               # a changed copy
-    "A copy of `settings` with some of them changed. Raises `SettingsError` for unknown names and wrong types."
+    """A copy of `settings` with some of them changed. Raises `SettingsError` for unknown names and
+    wrong types."""
     new = deepcopy(settings)
     for name, value in changes.items():
         *path, last = name.split(".")
@@ -161,7 +166,8 @@ def override(settings,       # a settings object; not changed
         old = getattr(at, last)
         if isinstance(old, float) and type(value) is int:
             value = float(value)
-        require(type(value) is type(old), f"setting {name!r} is {old!r}, and cannot become {value!r}")
+        require(type(value) is type(old),
+                f"setting {name!r} is {old!r}, and cannot become {value!r}")
         setattr(at, last, value)
     return new
 
@@ -185,12 +191,15 @@ def hint_for(name: str,      # that does not exist
     last = name.split(".")[-1]
     near = get_close_matches(name, names, 3) + [n for n in names if n.split(".")[-1] == last]
     groups = sorted({n.split(".")[0] + ".…" if "." in n else n for n in names})
-    return "did you mean " + ", ".join(dict.fromkeys(near)) if near else "there are " + ", ".join(groups)
+    if near:
+        return "did you mean " + ", ".join(dict.fromkeys(near))
+    return "there are " + ", ".join(groups)
 
 def filled(settings,         # a settings object; not changed
            d: dict           # as `asdict` makes it; may lack some
           ):                 # a copy with the values of d
-    "A settings object from the nested dict that was made of one. Raises `SettingsError` for an unknown name."
+    """A settings object from the nested dict that was made of one. Raises `SettingsError` for an
+    unknown name."""
     flat = {}
     def walk(part, before):
         for k, v in part.items():
@@ -236,7 +245,8 @@ def budget_text(budget: str,          # a name in `BUDGETS`
     names = names or r.names
     usual = settings_for(names, r, "paper")
     here = settings_for(names, r, budget)
-    changes = [f"{k} = {value_of(here, k)}" for k in names_of(here) if value_of(here, k) != value_of(usual, k)]
+    changes = [f"{k} = {value_of(here, k)}" for k in names_of(here)
+               if value_of(here, k) != value_of(usual, k)]
     return f"{budget}: " + (", ".join(changes) or "the defaults")
 
 def value_of(settings,    # a settings object
@@ -258,18 +268,21 @@ class DataFreeMetaLearner:
                  learn=None,                   # other learn parts: a name, or a list of names
                  adapt: str = None,            # another adaptation
                  draw: str = None,             # another way to draw teachers
-                 **settings):                  # changes, e.g. outer_steps=50, or **{'five.steps': 10}
+                 **settings):                  # changes, e.g. outer_steps=50, **{'five.steps': 10}
         require(type(seed) is int, f"seed must be a whole number, not {seed!r}")
         require(shot >= 1, f"shot must be at least 1, not {shot}")
         check_budget(budget)
-        self.recipe, self.budget = recipe, budget
-        self.shot, self.seed = shot, seed
+        self.recipe = recipe
+        self.budget = budget
+        self.shot = shot
+        self.seed = seed
         self.device = pick_device(device)
         self.names = exchanged(get_recipe(recipe), recover, learn, draw)
         self.how = adapt or get_recipe(recipe).adapt
         get_adapter(self.how)
         s = settings_for(self.names, get_recipe(recipe), budget)
-        shots = {f"{name}.shot": shot for name in self.names["learn"] if hasattr(getattr(s, name, None), "shot")}
+        shots = {f"{name}.shot": shot for name in self.names["learn"]
+                 if hasattr(getattr(s, name, None), "shot")}
         self.settings = override(s, {**shots, **settings})
         self.model = None
         self.about = {}
@@ -315,7 +328,10 @@ def why_not(self: DataFreeMetaLearner, pool: Pool) -> str: # None if it can
     kinds = [LEARN[name] for name in self.names["learn"]]
     if self.names["recover"]:
         kinds.append(RECOVER[self.names["recover"]])
-    return next((why for why in (kind.fits(pool) for kind in kinds) if why), None)
+    for kind in kinds:
+        why = kind.fits(pool)
+        if why:
+            return why
 
 # %% ../nbs/recipes.ipynb #a72af89c
 @patch
@@ -358,14 +374,17 @@ def _fit_in(self: DataFreeMetaLearner, folder, trainer, callbacks, quiet): # wha
         self.save(folder.path/"model.safetensors")
 
 @patch
-def _run(self: DataFreeMetaLearner, trainer, callbacks, first=0): # do the steps and take over what they made
+def _run(self: DataFreeMetaLearner, trainer, callbacks, first=0):
+    "Do the steps and take over what they made."
     run_steps(trainer, callbacks, first)
     self.trainer = trainer
     self.model = trainer.model
     self.clock = trainer.clock
-    seconds = {"pretrain": pretrain_seconds(trainer.pool), "recover": 0., "learn": 0., **self.clock.seconds}
-    self.about = dict(pool=trainer.pool.summary(), settings=asdict(self.settings), found=trainer.found(),
-                      device=device_name(self.device), versions=versions(), seconds=seconds)
+    seconds = {"pretrain": pretrain_seconds(trainer.pool), "recover": 0., "learn": 0.,
+               **self.clock.seconds}
+    self.about = dict(pool=trainer.pool.summary(), settings=asdict(self.settings),
+                      found=trainer.found(), device=device_name(self.device), versions=versions(),
+                      seconds=seconds)
 
 # %% ../nbs/recipes.ipynb #3a653f86
 def pretrain_seconds(pool: Pool): # seconds, or None if any model does not say
@@ -381,11 +400,12 @@ def adapt(self: DataFreeMetaLearner,
           way: int = None,       # number of classes; by default the largest label + 1
           how: str = None        # a name in `ADAPT`; by default the recipe's
          ) -> FewShotClassifier:
-    "A classifier for a new task. Raises `EpisodeError`, `SettingsError`, and `RunError` before `fit`."
+    "A classifier for a new task. Raises `EpisodeError`, `SettingsError`; before `fit`, `RunError`."
     self.check_fitted()
     adapter = get_adapter(how or self.how)
     y = torch.as_tensor(y)
-    require(y.numel(), "there are no support images: a task needs at least one of each class", EpisodeError)
+    require(y.numel(), "there are no support images: a task needs at least one of each class",
+            EpisodeError)
     way = int(y.max()) + 1 if way is None else way
     x, y = check_support(self.model, x, y, way)
     return adapter(self.model, x, y, way)
@@ -393,7 +413,8 @@ def adapt(self: DataFreeMetaLearner,
 @patch
 def check_fitted(self: DataFreeMetaLearner):
     "Raises `RunError` if there is no model yet."
-    require(self.model is not None, "this learner has not learned yet: call fit, or load one that has", RunError)
+    require(self.model is not None,
+            "this learner has not learned yet: call fit, or load one that has", RunError)
 
 # %% ../nbs/recipes.ipynb #2b33e0e7
 @patch
@@ -413,8 +434,8 @@ def load(cls: DataFreeMetaLearner,
     if path.is_dir():
         RunFolder(path).open()
         require((path/"model.safetensors").exists(),
-                f"the run in {path} is not finished: type the same `dfml train` command again and it goes on",
-                RunError)
+                f"the run in {path} is not finished: type the same `dfml train` command again "
+                "and it goes on", RunError)
         path = path/"model.safetensors"
     model, info = read_model(path, factories)
     require("config" in info, f"{path} holds a model, but no learner", RunError)

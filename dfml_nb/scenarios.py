@@ -68,14 +68,17 @@ SCENARIOS = dict(
         paper=[paper("cub", epochs=100)],
         cpu=[short("cub", 8, epochs=60)],
         smoke=[tiny(3, seed=2)])),
-    disjoint=Scenario("CIFAR-FS, 12 teachers without a common class, as in PURER", ("cifar_fs",), dict(
-        paper=[paper("cifar_fs", 12, disjoint=True)],
-        cpu=[short("cifar_fs", 12, disjoint=True)],
-        smoke=[tiny(3, disjoint=True)])),
-    multi_domain=Scenario("CIFAR-FS + mini-ImageNet + CUB, Conv4", ("cifar_fs", "mini_imagenet", "cub"), dict(
-        paper=[paper("cifar_fs"), paper("mini_imagenet"), paper("cub", epochs=100)],
-        cpu=[short("cifar_fs", 4), short("mini_imagenet", 4, epochs=12), short("cub", 4, epochs=60)],
-        smoke=[tiny(1, "glyphs_sans"), tiny(1, "glyphs_serif"), tiny(1, "digits", way=4)])),
+    disjoint=Scenario(
+        "CIFAR-FS, 12 teachers without a common class, as in PURER", ("cifar_fs",),
+        dict(paper=[paper("cifar_fs", 12, disjoint=True)],
+             cpu=[short("cifar_fs", 12, disjoint=True)],
+             smoke=[tiny(3, disjoint=True)])),
+    multi_domain=Scenario(
+        "CIFAR-FS + mini-ImageNet + CUB, Conv4", ("cifar_fs", "mini_imagenet", "cub"),
+        dict(paper=[paper("cifar_fs"), paper("mini_imagenet"), paper("cub", epochs=100)],
+             cpu=[short("cifar_fs", 4), short("mini_imagenet", 4, epochs=12),
+                  short("cub", 4, epochs=60)],
+             smoke=[tiny(1, "glyphs_sans"), tiny(1, "glyphs_serif"), tiny(1, "digits", way=4)])),
     multi_arch=Scenario("CIFAR-FS, Conv4 + ResNet-10 + ResNet-18", ("cifar_fs",), dict(
         paper=[paper("cifar_fs", 99, arch=THREE)],
         cpu=[short("cifar_fs", 4, arch=THREE, epochs=7, **SMALL_RESNETS)],
@@ -89,12 +92,14 @@ SCENARIOS = dict(
         paper=[paper("cifar_fs", 34, way=w, seed=w) for w in (3, 5, 8)],
         cpu=[short("cifar_fs", 4, way=w, seed=w) for w in (3, 5, 8)],
         smoke=[tiny(1, way=w, seed=w) for w in (3, 5, 8)])),
-    no_batch_norm=Scenario("CIFAR-FS, group norm and a small vision transformer", ("cifar_fs",), dict(
-        paper=[paper("cifar_fs", 50, arch_args=dict(norm="group")),
-               paper("cifar_fs", 50, arch="vit", seed=1, opt="adam", lr=1e-3)],
-        cpu=[short("cifar_fs", 4, arch_args=dict(norm="group"), lr=2e-3),
-             short("cifar_fs", 4, arch="vit", seed=1, **SMALL_RESNETS)],
-        smoke=[tiny(1, arch_args=dict(norm="group"), lr=2e-3), tiny(1, arch="vit", seed=1, **SMALL_RESNETS)])))
+    no_batch_norm=Scenario(
+        "CIFAR-FS, group norm and a small vision transformer", ("cifar_fs",),
+        dict(paper=[paper("cifar_fs", 50, arch_args=dict(norm="group")),
+                    paper("cifar_fs", 50, arch="vit", seed=1, opt="adam", lr=1e-3)],
+             cpu=[short("cifar_fs", 4, arch_args=dict(norm="group"), lr=2e-3),
+                  short("cifar_fs", 4, arch="vit", seed=1, **SMALL_RESNETS)],
+             smoke=[tiny(1, arch_args=dict(norm="group"), lr=2e-3),
+                    tiny(1, arch="vit", seed=1, **SMALL_RESNETS)])))
 
 # %% ../nbs/scenarios.ipynb #ed33f5e8
 def make_pool(scenario: str,   # a name in `SCENARIOS`

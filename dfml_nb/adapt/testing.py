@@ -6,6 +6,7 @@
 __all__ = ['snapshots', 'Judge', 'test_learner', 'result']
 
 # %% ../../nbs/adapt/testing.ipynb #130cada6
+from operator import itemgetter
 from pathlib import Path
 
 from .adapt import HEADED, get_adapter
@@ -55,7 +56,7 @@ class Judge:
     def best_on_test(self, models: list, shot: int, n: int) -> list: # rows
         "The papers' way: for each kind of statistics, the best of all models on the test classes."
         each = [self.rows(m, self.data.test, shot=shot, n=n, selection="test-max") for m in models]
-        return [max(candidates, key=lambda r: r["acc"]) for candidates in zip(*each)]
+        return [max(candidates, key=itemgetter("acc")) for candidates in zip(*each)]
 
 # %% ../../nbs/adapt/testing.ipynb #fc7c1769
 def test_learner(learner,             # a trained `DataFreeMetaLearner`
@@ -71,7 +72,8 @@ def test_learner(learner,             # a trained `DataFreeMetaLearner`
                  query: int = 15,     # query images of each class
                  quiet=True           # no progress bar
                 ) -> list:            # rows of `evaluate`
-    "Test on meta-test classes by the protocol; one row for each shot, kind of statistics and choice. Raises `EpisodeError`."
+    """Test on meta-test classes by the protocol; one row for each shot, kind of statistics and
+    choice. Raises `EpisodeError`."""
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
     judge = Judge(learner, data, way, how, query, seed, quiet)
@@ -96,11 +98,12 @@ def result(learner,         # a trained `DataFreeMetaLearner`
            rows: list,      # from `test_learner`
            seconds: float   # that the test took
           ) -> dict:        # ready for results/NAME.json
-    "The record of one finished run, in the project's format; device and versions are those of the training."
+    """The record of one finished run, in the project's format; device and versions are those of
+    the training."""
     about = learner.about
     tested = dict(device=device_name(learner.device), versions=versions())
-    return dict(recipe=learner.recipe, data=data.name, data_free=learner.data_free, pool=about["pool"],
-                budget=learner.budget, shot=learner.shot, seed=learner.seed, device=about["device"],
-                versions=about["versions"], tested=tested,
+    return dict(recipe=learner.recipe, data=data.name, data_free=learner.data_free,
+                pool=about["pool"], budget=learner.budget, shot=learner.shot, seed=learner.seed,
+                device=about["device"], versions=about["versions"], tested=tested,
                 seconds=dict(about["seconds"], test=round(seconds, 1)),
                 settings=about["settings"], found=about.get("found", {}), test=rows)

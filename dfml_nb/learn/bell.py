@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from ..core import rng
 from ..nets import Classifier, batch_mode, call, weights
 from ..parts import LEARN, Learn, Positive, Settings, Whole, part
-from ..recover.inversion import check_terms, jitter, kl_rows
+from ..recover.inversion import check_terms, kl_rows
+from ..recover.views import jitter
 
 # %% ../../nbs/learn/bell.ipynb #8d8dece3
 def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher's classes is left out

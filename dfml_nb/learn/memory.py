@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import EpisodeError, require
-from ..data import Episode
+from ..episodes import Episode
 from ..recover.inversion import Task
 
 # %% ../../nbs/learn/memory.ipynb #9ae54ad5

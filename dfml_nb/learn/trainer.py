@@ -17,8 +17,8 @@ from ..core import Clock, PoolError, require, rng
 from .fusion import average_weights, same_weights
 from .memory import Memory
 from ..nets import Classifier, batch_mode, call, weights
-from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Given, NoSettings, Positive, Settings, Whole,
-                           find_part, part)
+from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Given, NoSettings, Positive, Settings,
+                           Whole, find_part, part)
 from ..pool.pool import Pool
 from ..recover.inversion import check_terms
 
@@ -27,7 +27,8 @@ from ..recover.inversion import check_terms
 class TrainSettings(Settings):
     "Settings that every training has, whatever its parts."
     outer_steps: Whole = 1000   # rounds of draw, recover, learn
-    warmup: Whole = 0           # first rounds, in which tasks are recovered and nothing is learned or stored
+    # first rounds, in which tasks are recovered and nothing is learned or stored
+    warmup: Whole = 0
     teachers: Count = 4         # teachers of one round
     distinct: bool = True       # all different (released FREE: drawn with replacement)
     # how often each teacher is drawn, relative to the others; empty: all alike
@@ -44,7 +45,9 @@ class TrainSettings(Settings):
     # they have one architecture (PURER)
     start: Literal["random", "average"] = "random"
     arch: str = "conv4"         # of the meta-model
-    size: Whole = 0             # side of the images it sees and of those that are recovered; 0: the largest teacher's
+    # side of the images it sees and of those that are recovered;
+    # 0: the largest teacher's
+    size: Whole = 0
     lr: Positive = 1e-3         # Adam of the meta-model
 
 # %% ../../nbs/learn/trainer.ipynb #149c12ae
@@ -64,14 +67,16 @@ class RandomDraw(Draw):
         n = len(given.places)
         if train.distinct:
             require(train.teachers <= len(given.pool),
-                    f"{train.teachers} distinct teachers a step, but the pool holds {len(given.pool)}: "
-                    "lower `teachers`", PoolError)
+                    f"{train.teachers} distinct teachers a step, but the pool holds "
+                    f"{len(given.pool)}: lower `teachers`", PoolError)
         require(n >= (train.teachers if train.distinct else 1),
                 f"{n} teachers are trusted, and a step draws {train.teachers} different ones: "
                 "trust more, or lower `teachers`", PoolError)
 
     def places(self, i):
-        n, distinct, trust = self.train.teachers, self.train.distinct, self.train.trust
+        n = self.train.teachers
+        distinct = self.train.distinct
+        trust = self.train.trust
         gen = rng(self.given.seed, "teachers", i)
         if trust:
             odds = torch.tensor(trust, dtype=torch.float64)
@@ -106,7 +111,8 @@ class NoDraw(Draw):
 
 # %% ../../nbs/learn/trainer.ipynb #7602b129
 class Trainer:
-    "One training: draw → recover → learn, with the memory, the clock, and a state from which it goes on."
+    """One training: draw → recover → learn, with the memory, the clock, and a state from which it
+    goes on."""
     def __init__(self, pool: Pool,  # the teachers
                  names: dict,       # of the parts: draw, recover (or None), learn: a list
                  s: TrainSettings,  # with the settings of each part under its name; not changed
@@ -128,19 +134,23 @@ class Trainer:
 @patch
 def give(self: Trainer) -> Given:
     "What all parts are given."
-    pool, s = self.pool, self.s
+    pool = self.pool
+    s = self.s
     places = [i for i in range(len(pool)) if not s.trust or s.trust[i] > 0]
     require(places, "no teacher is trusted: trust at least one", PoolError)
-    return Given(pool=pool, places=places, seed=self.seed, device=self.device, size=s.size or pool.size,
-                 channels=pool.channels, way=pool.way, mirror=pool.mirror, arch=s.arch,
-                 recover=self.recovered)
+    return Given(pool=pool, places=places, seed=self.seed, device=self.device,
+                 size=s.size or pool.size, channels=pool.channels, way=pool.way,
+                 mirror=pool.mirror, arch=s.arch, recover=self.recovered)
 
 # %% ../../nbs/learn/trainer.ipynb #04d00c65
 @patch
 def build_parts(self: Trainer):
     "Make the parts and what they share."
-    s, given = self.s, self.given
-    draw, recover, learn = self.names["draw"], self.names["recover"], self.names["learn"]
+    s = self.s
+    given = self.given
+    draw = self.names["draw"]
+    recover = self.names["recover"]
+    learn = self.names["learn"]
     kinds = [find_part(LEARN, name, "learn") for name in learn]
     owner = next((k for k, kind in enumerate(kinds) if kind.owns), None)
     if owner is None:
@@ -173,7 +183,8 @@ def room(self: Trainer) -> tuple: # (images of a class, classes)
 @patch
 def first_model(self: Trainer) -> Classifier:
     "The meta-model before it has learned anything."
-    s, pool = self.s, self.pool
+    s = self.s
+    pool = self.pool
     model = pool.meta_model(s.arch, self.seed, s.size, self.device)
     if s.start == "average" and same_weights(pool, model) is None:
         model.net.load_state_dict(average_weights(m.net.state_dict() for m in pool))
@@ -215,11 +226,12 @@ def unfit(recover,        # a recover part, or None
     "Why these parts do not go together."
     owners = [type(p).__name__ for p in learn if p.owns]
     if owners and len(learn) > 1:
-        return (f"{owners[0]} makes a model of its own, and what another learn part teaches would be lost: "
-                "name it alone")
+        return (f"{owners[0]} makes a model of its own, and what another learn part teaches "
+                "would be lost: name it alone")
     own = getattr(recover, "store", None) is not None
     if recover and not own and isinstance(draw, NoDraw):
-        return f"{type(recover).__name__} recovers tasks from teachers, and none are drawn: name a draw"
+        return (f"{type(recover).__name__} recovers tasks from teachers, and none are drawn: "
+                "name a draw")
     if recover and learn and not any(p.needs for p in learn):
         return (f"{type(learn[0]).__name__} takes nothing from recovered tasks: "
                 "say recover none and draw none")
@@ -227,13 +239,15 @@ def unfit(recover,        # a recover part, or None
     for p in learn:
         name = type(p).__name__
         if p.needs == "tasks" and not fed:
-            return f"{name} learns from recovered tasks, and none are recovered: name a recover part and a draw"
+            return (f"{name} learns from recovered tasks, and none are recovered: "
+                    "name a recover part and a draw")
         enough = fed or own or getattr(p.s, "drawn", 0) == 1
         if p.needs in ("episodes", "images") and not enough:
-            return f"{name} learns from recovered images, and none are recovered: name a recover part and a draw"
+            return (f"{name} learns from recovered images, and none are recovered: "
+                    "name a recover part and a draw")
     if recover and recover.needs_outer and not any(hasattr(p, "outer") for p in learn):
-        return ("the curriculum asks a learn part how hard an episode is, and none of these can tell: "
-                "add maml or replay, or set dynamic.curriculum to false")
+        return ("the curriculum asks a learn part how hard an episode is, and none of these "
+                "can tell: add maml or replay, or set dynamic.curriculum to false")
 
 @patch
 def check_parts(self: Trainer):
@@ -242,25 +256,27 @@ def check_parts(self: Trainer):
     require(not why, why)
     s = self.s
     require(not s.warmup or s.warmup < self.steps,
-            f"in the first {s.warmup} steps (warmup) nothing is learned, and there are {self.steps}: "
-            "raise outer_steps, or lower warmup")
+            f"in the first {s.warmup} steps (warmup) nothing is learned, and there are "
+            f"{self.steps}: raise outer_steps, or lower warmup")
     for p in self.learn:
         need = getattr(p.s, "shot", 0) + getattr(p.s, "query", 0)
         if isinstance(self.store, Memory):
             require(self.store.per_class >= need,
-                    f"memory = {s.memory} images a class, but an episode needs {need} (shot + query): "
-                    f"it could never be drawn. Set memory to {need} or more")
+                    f"memory = {s.memory} images a class, but an episode needs {need} "
+                    f"(shot + query): it could never be drawn. Set memory to {need} or more")
 
 # %% ../../nbs/learn/trainer.ipynb #e96fcbd9
 @patch
 def student(self: Trainer, x # (N, C, H, W) in [0, 1]
            ):                # logits
-    "The meta-model as the student of a boundary term, with the statistics of the batch like everywhere else."
+    """The meta-model as the student of a boundary term, with the statistics of the batch like
+    everywhere else."""
     model = self.given.model
     w = weights(model)
     if self.s.student == "stale":
         w = next((p.stale for p in self.learn if p.stale), w)
-    buffers = {k: v.clone() for k, v in model.named_buffers()}    # clones: what is seen here is not remembered
+    # clones: what is seen here is not remembered
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
     return call(batch_mode(model), {**w, **buffers}, x)
 
 @patch

@@ -105,7 +105,8 @@ def black_box_step(ask,         # a BlackBox, or an open teacher: images → log
         grad, losses = true_gradient(f, asked)
     else:
         grad, losses = zero_order_gradient(f, asked, s.q, s.mu, gen, s.block)
-    tensors, grads = [asked], [grad / len(x)]
+    tensors = [asked]
+    grads = [grad / len(x)]
     if own.requires_grad:
         tensors.append(own)
         grads.append(None)

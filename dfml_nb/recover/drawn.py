@@ -70,7 +70,7 @@ def drawn_images(n: int,           # images
                  channels: int = 3, # of the images
                  shapes: int = 60  # leaves an image
                 ) -> torch.Tensor: # (n, channels, size, size) in [0, 1]
-    "Dead leaves of random size, colour, place and direction under a pink cloud, of random contrast."
+    "Dead leaves of random size, colour, place and direction, under a pink cloud."
     x = dead_leaves(n, size, gen, channels, shapes)
     grey = x.mean(1, keepdim=True)
     colour = torch.rand(n, 1, 1, 1, generator=gen)
