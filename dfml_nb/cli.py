@@ -112,7 +112,7 @@ def one_run(command: str, copies: int, device):
 
 def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
     "Run a command; what went wrong becomes a sentence on the error stream."
-    from dfml_nb.adapt.batched import keep_memory
+    from dfml_nb.adapt.accuracy import keep_memory
     from dfml_nb.core import DFMLError
     copies = int(os.environ.get("WORLD_SIZE", 1))
     me = f" (rank {os.environ.get('RANK', '?')})" if copies > 1 else ""

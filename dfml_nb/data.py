@@ -196,13 +196,3 @@ def load_data(name: str, # a name in DATASETS, a folder under the root, or the p
     "A data set by name. Raises `DataError`, with the ways to get it, if it is not there."
     load = DATASETS.get(name, partial(folder_data, name))
     return load(root=root, **options)
-
-# %% ../nbs/data.ipynb #7a000001
-_MOVED = dict(splits="IMAGENET_STATS STATS UNMIRRORED pixel_stats split_by_hash split_classes write_npy",
-              downloads="CIFAR_FS CIFAR_FS_SPLIT cifar_items omniglot_items write_image_folder",
-              episodes="draw check_episode episode_indices Episode sample_episode Episodes episodes")
-def __getattr__(name): # transitional: names that have moved; removed when all rooms import them from where they are
-    import importlib
-    for room, names in _MOVED.items():
-        if name in names.split(): return getattr(importlib.import_module(f"dfml_nb.{room}"), name)
-    raise AttributeError(f"module 'dfml_nb.data' has no attribute {name!r}")

@@ -232,13 +232,3 @@ class Generator(nn.Module):
         h = F.leaky_relu(self.norm1(self.up1(h)), .2)
         h = F.leaky_relu(self.norm2(self.up2(h)), .2)
         return torch.sigmoid(self.paint(h))
-
-# %% ../nbs/nets.ipynb #7a000002
-import dfml_nb.ensemble   # transitional, with the rest of this cell: names that have moved
-_MOVED = dict(architectures="group_norm NORMS conv_block new_head SmallResNet last_linear n_params",
-              ensemble="as_constants member_spec build_member Ensemble ensemble Embedding")
-def __getattr__(name):
-    import importlib
-    for room, names in _MOVED.items():
-        if name in names.split(): return getattr(importlib.import_module(f"dfml_nb.{room}"), name)
-    raise AttributeError(f"module 'dfml_nb.nets' has no attribute {name!r}")

@@ -7,81 +7,115 @@ __all__ = ['contrastive_loss', 'ICFILSettings', 'pseudo_support', 'calibrate', '
 
 # %% ../../nbs/adapt/icfil.ipynb #84918ec4
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call
 
+from .adapt import fine_tune, takes_many
+from .classifier import FewShotClassifier, batch_statistics, check_support, unchanged
 from ..core import rng
+from ..many import One, batch_loss, seeing
+from ..nets import Classifier, batch_mode
+from ..parts import ADAPT, Count, NotNegative, Positive, Settings, Whole, part
 from ..recover.inversion import balanced_labels, tv_loss
-from ..nets import Classifier, batch_mode, call
-from .adapt import unchanged, batch_statistics, FewShotClassifier, check_support, fine_tune
-from ..parts import ADAPT, part
 
 # %% ../../nbs/adapt/icfil.ipynb #f10cd68b
-def contrastive_loss(real, y,        # features (N, D) and labels (N,) of real images
-                     pseudo, yp,     # features (M, D) and labels (M,) of pseudo images; every label of `y` occurs
+def contrastive_loss(real,           # features (N, D) of real images
+                     y,              # their labels (N,)
+                     pseudo,         # features (M, D) of pseudo images
+                     yp,             # their labels (M,); every label of y occurs
                      tau: float = .1 # temperature
                     ) -> torch.Tensor: # scalar, nats
-    "Supervised contrastive loss from real anchors to pseudo images (PURER, calibration loss of ICFIL, reconstructed)."
+    "Supervised contrastive loss from real anchors to pseudo images (PURER, ICFIL, reconstructed)."
     logp = (F.normalize(real, dim=1) @ F.normalize(pseudo, dim=1).T / tau).log_softmax(1)
     same = (y[:, None] == yp[None]).float()
     return -((logp * same).sum(1) / same.sum(1)).mean()
 
 # %% ../../nbs/adapt/icfil.ipynb #be62ae5e
 @dataclass
-class ICFILSettings:
-    "Settings of ICFIL; PURER's own are not known to us, these were chosen on meta-validation classes (results page on calibration)."
-    per_class: int = 2          # pseudo images of each class
-    invert_steps: int = 10      # Adam steps from noise to pseudo images
-    invert_lr: float = .05      # their size, in units of pixel value
-    tv: float = 1e-4            # weight of total variation
-    steps: int = 5              # of calibration; 0: plain fine-tuning
-    lr: float = .01             # their size, plain gradient descent
-    tau: float = .5             # temperature of the contrastive loss
-    ce: float = 1.              # weight of cross-entropy on both sets
+class ICFILSettings(Settings):
+    "Settings of ICFIL; PURER's own are not known, these were chosen on meta-validation classes."
+    per_class: Count = 2        # pseudo images of each class
+    invert_steps: Whole = 10    # Adam steps from noise to pseudo images
+    invert_lr: Positive = .05   # their size, in units of pixel value
+    tv: NotNegative = 1e-4      # weight of total variation
+    steps: Whole = 5            # of calibration; 0: plain fine-tuning
+    lr: Positive = .01          # their size, plain gradient descent
+    tau: Positive = .5          # temperature of the contrastive loss
+    ce: NotNegative = 1.        # weight of cross-entropy on both sets
 
 # %% ../../nbs/adapt/icfil.ipynb #296c6e52
-def pseudo_support(model: Classifier, w: dict, way: int, # adapted weights, classes; model in `batch_mode`
+def pseudo_support(model: Classifier, # in `batch_mode`
+                   w: dict,           # adapted weights
+                   way: int,          # number of classes
                    s: ICFILSettings,
-                   side: int):        # of the images in pixels; → (images (M, C, H, W) in [0, 1], labels (M,))
+                   side: int,         # of the images in pixels
+                   see: One = None    # None: one model
+                  ) -> tuple:         # (images (M, C, H, W) in [0, 1], labels (M,))
     "Invert an adapted model into a pseudo support set (PURER, ICFIL)."
-    dev, y = model.mean.device, balanced_labels(way, s.per_class, model.mean.device)
-    noise = torch.randn(len(y), model.channels, side, side, generator=rng("pseudo support")).to(dev)
-    x = (model.mean + model.std * noise).clamp(0, 1).requires_grad_()
+    see = see or One(model)
+    device = model.mean.device
+    y = balanced_labels(way, s.per_class, device)
+    shape = len(y), model.channels, side, side
+    noise = torch.randn(shape, generator=rng("pseudo support")).to(device)
+    x = see.spread((model.mean + model.std * noise).clamp(0, 1)).clone().requires_grad_()
+    y = see.spread(y)
     opt = torch.optim.Adam([x], s.invert_lr)
     for _ in range(s.invert_steps):
-        loss = F.cross_entropy(call(model, w, x)[:, :way], y) + s.tv * tv_loss(x)
+        loss = batch_loss(see(w, x)[..., :way], y) + s.tv * see.total(tv_loss, x)
         x.grad, = torch.autograd.grad(loss, x)
         opt.step()
-        with torch.no_grad(): x.clamp_(0, 1)
+        with torch.no_grad():
+            x.clamp_(0, 1)
     return x.detach(), y
 
-class _Both(nn.Module):                     # features and logits in one pass
-    def __init__(self, model): super().__init__(); self.m = model
-    def forward(self, x): f = self.m.features(x); return f, self.m.net.head(f)
-
-def calibrate(model: Classifier, w: dict, x, y, xp, yp, way: int, # in `batch_mode`; weights; real and pseudo support set; classes
-              s: ICFILSettings) -> dict: # weights
-    "Pull real and pseudo features of a class together, push classes apart, and train the head on both (PURER, ICFIL)."
-    both = _Both(model)
-    see = lambda w, x: functional_call(both, {f"m.{k}": p for k, p in w.items()}, (x,))
+# %% ../../nbs/adapt/icfil.ipynb #fdc5149f
+def calibrate(model: Classifier, # in `batch_mode`
+              w: dict,           # adapted weights
+              x,                 # real support images (N, C, H, W)
+              y,                 # their labels (N,)
+              xp,                # pseudo images (M, C, H, W)
+              yp,                # their labels (M,)
+              way: int,          # number of classes
+              s: ICFILSettings,
+              see: One = None    # None: one model
+             ) -> dict:          # weights
+    "Pull real and pseudo features of a class together, and train the head on both (PURER, ICFIL)."
+    see = see or One(model)
+    near = partial(contrastive_loss, tau=s.tau)
+    labels = torch.cat([y, yp], -1)
     for _ in range(s.steps):
         w = {k: p.detach().requires_grad_() for k, p in w.items()}
-        (f, logits), (fp, logits_p) = see(w, x), see(w, xp)
-        loss = contrastive_loss(f, y, fp, yp, s.tau) + s.ce * F.cross_entropy(torch.cat([logits, logits_p])[:, :way], torch.cat([y, yp]))
-        w = {k: p.detach() - s.lr * g for (k, p), g in zip(w.items(), torch.autograd.grad(loss, list(w.values())))}
+        f, logits = see(w, x, "both")
+        fp, logits_p = see(w, xp, "both")
+        both = torch.cat([logits, logits_p], -2)[..., :way]
+        loss = see.total(near, f, y, fp, yp) + s.ce * batch_loss(both, labels)
+        grads = torch.autograd.grad(loss, list(w.values()))
+        w = {k: p.detach() - s.lr * g for (k, p), g in zip(w.items(), grads)}
     return w
 
+# %% ../../nbs/adapt/icfil.ipynb #ed1a637e
 @part(ADAPT, "icfil")
-def icfil(model: Classifier, x, y, way: int,  # as in `fine_tune`
-          s: ICFILSettings = None, steps: int = 10, lr: float = .01 # calibration; the inner loop's steps and their size
+@takes_many
+def icfil(model: Classifier,      # the meta-model; not changed
+          x,                      # support images (N, C, H, W) in [0, 1]
+          y,                      # labels (N,) in 0..way-1
+          way: int,               # number of classes, at most the model's outputs
+          s: ICFILSettings = None, # of the calibration; None: the defaults
+          steps: int = 10,        # of the inner loop, see `fine_tune`
+          lr: float = .01         # their size
          ) -> FewShotClassifier:
-    "Fine-tune, then calibrate (PURER, ICFIL). Works after any recipe. Raises `EpisodeError`."
+    "Fine-tune, then calibrate (PURER, ICFIL). Raises `EpisodeError`, `SettingsError`."
     x, y = check_support(model, x, y, way)
-    clf, s = fine_tune(model, x, y, way, steps, lr), s or ICFILSettings()
-    if s.steps == 0: return clf
+    s = s or ICFILSettings()
+    s.check("icfil.")
+    clf = fine_tune(model, x, y, way, steps, lr)
+    if s.steps == 0:
+        return clf
+    see = seeing(model, x)
     with unchanged(model):
-        w = calibrate(batch_mode(model), clf.w, x, y, *pseudo_support(model, clf.w, way, s, model.size or x.shape[-1]), way, s)
+        batch_mode(model)
+        xp, yp = pseudo_support(model, clf.w, way, s, model.size or x.shape[-1], see)
+        w = calibrate(model, clf.w, x, y, xp, yp, way, s, see)
     return FewShotClassifier(model, w, batch_statistics(model, w, x), way)

@@ -9,6 +9,8 @@ __all__ = ['snapshots', 'Judge', 'test_learner', 'result']
 from operator import itemgetter
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from .adapt import HEADED, get_adapter
 from .evaluate import embedded, evaluate, select
 from ..core import device_name, versions
@@ -37,7 +39,10 @@ class Judge:
         self.fixed = dict(way=way, query=query, seed=seed, device=self.device, quiet=quiet)
         self.seen = {}                # name of a split → what a frozen pool says to its images
 
-    def rows(self, model, split, **kw) -> list: # kw: shot, n, … of `evaluate`
+    def rows(self, model, # to be tested
+             split,       # of the data set
+             **kw         # shot, n, … of `evaluate`
+            ) -> list:    # rows
         "Rows of `evaluate`."
         adapt = get_adapter(self.how)
         if self.how not in HEADED and getattr(model.net, "own_statistics", False):
@@ -46,17 +51,43 @@ class Judge:
             model, split = self.seen[split.name]
         return evaluate(model, adapt, split, **self.fixed, **kw)
 
-    def best(self, models: list, shot: int, n: int): # support images a class; episodes; → a model
-        "The one with the best inductive accuracy on meta-validation classes."
-        def score(model):
-            row, = self.rows(model, self.data.val, shot=shot, n=n, query_statistics=(False,))
-            return row["acc"]
-        return models[select(models, score)[0]]
+# %% ../../nbs/adapt/testing.ipynb #b9cb7822
+@patch
+def best(self: Judge,
+         models: list, # to choose from
+         shot: int,    # support images a class
+         n: int        # episodes
+        ):             # one of them
+    "The one with the best inductive accuracy on meta-validation classes."
+    def score(model):
+        row, = self.rows(model, self.data.val, shot=shot, n=n, query_statistics=(False,))
+        return row["acc"]
+    return models[select(models, score)[0]]
 
-    def best_on_test(self, models: list, shot: int, n: int) -> list: # rows
-        "The papers' way: for each kind of statistics, the best of all models on the test classes."
-        each = [self.rows(m, self.data.test, shot=shot, n=n, selection="test-max") for m in models]
-        return [max(candidates, key=itemgetter("acc")) for candidates in zip(*each)]
+@patch
+def best_on_test(self: Judge,
+                 models: list, # to choose from
+                 shot: int,    # support images a class
+                 n: int        # episodes
+                ) -> list:     # rows
+    "The papers' way: for each kind of statistics, the best of all models on the test classes."
+    each = [self.rows(m, self.data.test, shot=shot, n=n, selection="test-max") for m in models]
+    return [max(candidates, key=itemgetter("acc")) for candidates in zip(*each)]
+
+@patch
+def chosen(self: Judge,
+           choice: str,  # 'last', 'val' or 'test-max'
+           models: list, # to choose from
+           last,         # the last model
+           shot: int,    # support images a class
+           n: int,       # episodes of the test
+           val_n: int    # episodes for choosing on meta-validation classes
+          ) -> list:     # rows
+    "The test of one choice."
+    if choice == "test-max":
+        return self.best_on_test(models, shot, n)
+    model = self.best(models, shot, val_n) if choice == "val" else last
+    return self.rows(model, self.data.test, shot=shot, n=n, selection=choice)
 
 # %% ../../nbs/adapt/testing.ipynb #fc7c1769
 def test_learner(learner,             # a trained `DataFreeMetaLearner`
@@ -72,24 +103,17 @@ def test_learner(learner,             # a trained `DataFreeMetaLearner`
                  query: int = 15,     # query images of each class
                  quiet=True           # no progress bar
                 ) -> list:            # rows of `evaluate`
-    """Test on meta-test classes by the protocol; one row for each shot, kind of statistics and
-    choice. Raises `EpisodeError`."""
+    "Rows of the protocol on meta-test classes, for each shot and choice. Raises `EpisodeError`."
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
     judge = Judge(learner, data, way, how, query, seed, quiet)
     models = []
     if run and set(choose) != {"last"}:
         models = [m.to(learner.device) for m in snapshots(run)]
-    if not models:
-        choose = ("last",)            # nothing to choose from
     rows = []
     for shot in dict.fromkeys(shots):
-        for c in choose:
-            if c == "test-max":
-                rows += judge.best_on_test(models, shot, n)
-                continue
-            model = judge.best(models, shot, val_n) if c == "val" else learner.model
-            rows += judge.rows(model, data.test, shot=shot, n=n, selection=c)
+        for c in choose if models else ["last"]:      # else there is nothing to choose from
+            rows += judge.chosen(c, models, learner.model, shot, n, val_n)
     return [dict(r, adapt=how, episode_seed=seed, query=query) for r in rows]
 
 # %% ../../nbs/adapt/testing.ipynb #67bfb85e

@@ -53,7 +53,7 @@ def distill_outer(model: Classifier, # in batch mode
                   answers,           # the service's logits on them (N, classes)
                   s: BilevelSettings
                  ) -> tuple:         # (gradients by w, loss)
-    "Gradient of the divergence after the inner loop, by the weights before (BiDf-MKD, outer level)."
+    "Gradient of the divergence after the inner loop, by the weights before it (BiDf-MKD)."
     loss = distill_loss(call(model, adapted, x), answers)
     by = w if s.second_order else adapted
     return torch.autograd.grad(loss, list(by.values())), loss.item()

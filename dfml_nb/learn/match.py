@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ViewSettings', 'shift_and_mirror', 'mixed', 'lit', 'make_views', 'pool_answers', 'match_terms', 'as_embedding',
-           'blank_embedding', 'MatchSettings', 'Match']
+           'MatchSettings', 'Match']
 
 # %% ../../nbs/learn/match.ipynb #dd19df17
 import math
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..core import fork_seed, require, rng
 from .fusion import whitening
-from .memory import to_bytes, to_float
+from ..splits import to_bytes, to_float
 from ..nets import Classifier, build_classifier, freeze
 from ..parts import LEARN, Bound, Count, Learn, NotNegative, Positive, Settings, Share
 from ..parts import Whole, part
@@ -162,21 +162,16 @@ def as_embedding(student: Classifier,  # whose outputs are answers, an Embedding
         logits = scale * joined
         logits[:, -1] += shift
         rows = torch.cat([rows, logits])
-    model = blank_embedding(student, n_classes, seed, len(rows), mirror, ways)
+    args = {**student.arch_args, "dim": len(rows), "mirror": mirror, "ways": list(ways)}
+    model = build_classifier("embedding", n_classes, student.channels, student.size,
+                             student.mean.flatten().tolist(), student.std.flatten().tolist(),
+                             seed=(seed, "embedding"), **args)
     state = student.net.state_dict()
     state.update({f"head.{k}": v for k, v in model.net.head.state_dict().items()})
     state[f"{model.net.last_name}.weight"] = rows[:, :-1]
     state[f"{model.net.last_name}.bias"] = rows[:, -1]
     model.net.load_state_dict(state)
     return freeze(model.to(last.weight.device))
-
-def blank_embedding(student, n_classes, seed, dim, mirror, ways): # as above; dim: of its last layer
-    "The network, before it is given any weights."
-    mean = tuple(student.mean.flatten().tolist())
-    std = tuple(student.std.flatten().tolist())
-    args = {**student.arch_args, "dim": dim, "mirror": mirror, "ways": list(ways)}
-    return build_classifier("embedding", n_classes, student.channels, student.size, mean, std,
-                            seed=(seed, "embedding"), **args)
 
 # %% ../../nbs/learn/match.ipynb #42974a52
 @dataclass

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
 from ..core import PoolError, pick_device, require, sha256_file
 from ..nets import Classifier, build_classifier
 from .add import add_models, open_folder

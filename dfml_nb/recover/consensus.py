@@ -9,7 +9,7 @@ __all__ = ['to_channels', 'answers', 'separation', 'heard', 'partners_of', 'cons
 import torch
 
 from ..core import rng
-from ..learn.memory import to_float
+from ..splits import to_float
 from ..nets import Classifier
 from ..pool.pool import Pool
 from .inversion import Task

@@ -27,7 +27,7 @@ def random_probe(channels: int = 3, # of the images
 
 def probed(probe: nn.Module
           ) -> list:         # of names
-    "The weights an embedding looks at: matrices and convolutions of the features, one a layer."
+    "The weights an embedding is made of: matrices and convolutions of the features, one a layer."
     return [k for k, p in probe.named_parameters() if p.ndim > 1 and ".head." not in f".{k}"]
 
 # %% ../../nbs/recover/fisher.ipynb #47419dab

@@ -14,7 +14,7 @@ from .inversion import Task
 from .consensus import consensus, examine, partners_of
 from .scores import (ScreenSettings, answer_variety, bn_gap, kind_of, own_scores,
                                     sample, unsureness, untrained_doubt)
-from ..learn.memory import to_bytes
+from ..splits import to_bytes
 from ..pool.pool import Pool
 
 # %% ../../nbs/recover/screen.ipynb #12b9adf2
