@@ -152,7 +152,8 @@ def as_embedding(student: Classifier,  # whose outputs are answers, an Embedding
                  ways=(),              # classes of classifiers, whose probabilities come beside
                  scale=1.,             # their logits are outputs * scale + shift
                  shift=0.,             # a number, or (outputs,)
-                 seed=0                # of that head
+                 seed=0,               # of that head
+                 factories=None        # for a student of an architecture of one's own
                 ) -> Classifier:       # `arch` is 'embedding'
     "A network whose features have the inner products of the student's features times the metric."
     last = student.net.last
@@ -165,7 +166,7 @@ def as_embedding(student: Classifier,  # whose outputs are answers, an Embedding
     args = {**student.arch_args, "dim": len(rows), "mirror": mirror, "ways": list(ways)}
     model = build_classifier("embedding", n_classes, student.channels, student.size,
                              student.mean.flatten().tolist(), student.std.flatten().tolist(),
-                             seed=(seed, "embedding"), **args)
+                             seed=(seed, "embedding"), factories=factories, **args)
     state = student.net.state_dict()
     state.update({f"head.{k}": v for k, v in model.net.head.state_dict().items()})
     state[f"{model.net.last_name}.weight"] = rows[:, :-1]
@@ -247,7 +248,7 @@ def new_student(self: Match,
     pool = given.pool
     student = build_classifier("embedding", pool.way, pool.channels, given.size, tuple(pool.mean),
                                tuple(pool.std), seed=(given.seed, "student"), of=given.arch,
-                               dim=outputs, hidden=self.s.hidden)
+                               dim=outputs, hidden=self.s.hidden, factories=pool.factories)
     return student.to(given.device)
 
 @patch
@@ -394,7 +395,8 @@ def model(self: Match) -> Classifier:
     probabilities = {}
     if s.soft:
         probabilities = dict(ways=self.ways, scale=self.unit / s.soft, shift=self.middle / s.soft)
-    return as_embedding(student, metric, given.pool.way, s.mirror, seed=given.seed, **probabilities)
+    return as_embedding(student, metric, given.pool.way, s.mirror, seed=given.seed,
+                        factories=given.pool.factories, **probabilities)
 
 @patch
 def state_dict(self: Match) -> dict: # tensors, and lists of them

@@ -19,7 +19,6 @@ from torch import nn
 from ..core import RunError, require
 from ..nets import Classifier
 from ..parts import NotNegative, Settings
-from .views import draw_jitter, jitter, shifted
 
 # %% ../../nbs/recover/inversion.ipynb #a670b1eb
 @dataclass
