@@ -83,7 +83,7 @@ class Given:
     shot: int = 1            # support images of a class in training episodes
     model: object = None     # the meta-model, a `Classifier`
     opt: object = None       # its optimiser
-    store: object = None     # recovered images: `episode(way, shot, query, gen)`, `images(gen, n)`
+    store: object = None     # recovered images: `episode(way, shot, query, gen)`, `batch(gen, n)`
     teachers: object = None  # function: places → list of frozen classifiers
     recover: object = None   # function: (places, key, student) → (tasks, terms)
     outer: object = None     # the learn part with an outer loss, if there is one
