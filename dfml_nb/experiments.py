@@ -24,7 +24,7 @@ from .core import (RunError, device_name, load_json, pick_device, require, save_
 from .data import load_data
 from .learn.trainer import compose
 from .pool.pool import Pool
-from .recipes import DataFreeMetaLearner, exchanged, get_recipe, settings_for
+from .recipes import DataFreeMetaLearner, exchanged, flat, get_recipe, settings_for
 from .runs import claimed
 from .scenarios import SCENARIOS, make_pool
 
@@ -268,18 +268,6 @@ def asked_for(learner: DataFreeMetaLearner,
     models = stable_seed(*(m.sha256 for m in pool.specs))
     asked = dict(config=learner.config, pool=f"{models:016x}", shots=list(shots), episodes=episodes)
     return json.loads(json.dumps(asked))
-
-def flat(d: dict,          # nested
-         before: str = ""  # put before each name
-        ) -> dict:         # dotted name → value
-    "Nested dicts as one."
-    out = {}
-    for name, value in d.items():
-        if isinstance(value, dict):
-            out.update(flat(value, f"{before}{name}."))
-        else:
-            out[before + name] = value
-    return out
 
 def usual_settings(config: dict # of a `DataFreeMetaLearner`
                   ) -> dict:    # dotted name → value

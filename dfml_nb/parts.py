@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from .core import SettingsError, require
+from .core import require
 
 # %% ../nbs/parts.ipynb #c3b5bce6
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Bound:
               value):
         "Raises `SettingsError` if the value is out of bounds, infinite or no number."
         number = isinstance(value, (int, float)) and math.isfinite(value)
-        require(number and value >= self.least,
-                f"{name} must be at least {self.least:g}, not {value!r}")
-        require(value > self.above, f"{name} must be above {self.above:g}, not {value!r}")
+        strict = self.above > -math.inf
+        low = f"above {self.above:g}" if strict else f"at least {self.least:g}"
+        require(number and value >= self.least and value > self.above,
+                f"{name} must be {low}, not {value!r}")
         require(value <= self.most, f"{name} must be at most {self.most:g}, not {value!r}")
 
 # %% ../nbs/parts.ipynb #52bc8509
@@ -80,7 +81,6 @@ class Given:
     arch: str = "conv4"      # of the meta-model
     mirror: bool = True      # whether images of these classes may be mirrored
     rounds: int = 0          # steps in which tasks are recovered
-    shot: int = 1            # support images of a class in training episodes
     model: object = None     # the meta-model, a `Classifier`
     opt: object = None       # its optimiser
     store: object = None     # recovered images: `episode(way, shot, query, gen)`, `batch(gen, n)`
@@ -141,6 +141,7 @@ class Recover(Part):
     "Recovers tasks from teachers."
     store = None             # what learn parts draw episodes and images from; None: memory
     needs_outer = False      # whether it needs a learn part with an outer loss
+    data_free = True         # whether no real image is used
 
     def teachers(self, places: list # in the pool
                 ) -> list:          # of frozen classifiers on the device, images → logits

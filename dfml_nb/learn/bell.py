@@ -118,6 +118,17 @@ def gradient_alignment(model: Classifier, # weights not changed; batch norm uses
     unit = F.normalize(g)
     return dict(inner=(g @ g.T)[upper].mean().item(), cosine=(unit @ unit.T)[upper].mean().item())
 
+# %% ../../nbs/learn/bell.ipynb #5ca90820
+def lessons_of_step(given,      # as a part is given it
+                    tasks: list, # recovered in the step
+                    s,          # settings with flip and pad
+                    i: int      # number of the step
+                   ) -> tuple:  # (places of the teachers, what lessons gives)
+    "What the meta-model sees in a step, and should answer."
+    places = [t.teacher for t in tasks]
+    gen = rng(given.seed, "look", i)
+    return places, lessons(tasks, given.teachers(places), gen, s.flip, s.pad)
+
 # %% ../../nbs/learn/bell.ipynb #3aead81b
 @part(LEARN, "bell")
 class BelL(Learn):
@@ -129,9 +140,7 @@ class BelL(Learn):
             return {}
         s = self.s
         given = self.given
-        places = [t.teacher for t in tasks]
-        gen = rng(given.seed, "look", i)
-        todo = lessons(tasks, given.teachers(places), gen, s.flip, s.pad)
+        places, todo = lessons_of_step(given, tasks, s, i)
         row = {}
         if s.measure and i % s.measure == 0 and len(todo) > 1:
             row.update(gradient_alignment(given.model, todo, s.kl))

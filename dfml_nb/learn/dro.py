@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core import fork_seed, require, rng
-from .fusion import average_weights, like_teachers, same_architecture
-from ..parts import LEARN, Count, Learn, Positive, Settings, Share, Whole, part
+from .fusion import Average
+from ..parts import LEARN, Count, Positive, Settings, Share, Whole, part
 from ..pool.pool import Pool
 from ..recover.inversion import check_terms
 
@@ -206,26 +206,18 @@ def dro_step(hyper: HyperNet,     # moved
 
 # %% ../../nbs/learn/dro.ipynb #0d7981c8
 @part(LEARN, "dro")
-class DRO(Learn):
+class DRO(Average):
     "Distributionally robust fusion (Wang et al., UAI 2022) of a pool of one architecture."
     Settings = DROSettings
-    owns = True
-    needs = None
 
     def __init__(self, s: DROSettings, given):
-        super().__init__(s, given)
+        super().__init__(s, given)       # the meta-model begins as the average
         pool = given.pool
         self.vectors = PoolVectors(pool, given.device)
         self.split = split_models(len(pool), s.val, given.seed)
         hyper = HyperNet(len(pool), len(self.vectors), s.embedding, s.hidden, given.seed)
         self.hyper = hyper.to(given.device)
-        mean = average_weights(m.net.state_dict() for m in pool)
-        self.model = like_teachers(pool, mean, given.device)
         self.write()
-
-    @classmethod
-    def fits(cls, pool):
-        return same_architecture(pool)
 
     def write(self):
         "Put what the hyper-network writes for the mean code into the meta-model."

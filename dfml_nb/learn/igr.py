@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from ..core import rng
-from .bell import distill_loss, lessons
+from .bell import distill_loss, lessons_of_step
 from ..nets import Classifier, batch_mode, call
 from ..parts import LEARN, Learn, NotNegative, Settings, Whole, part
 from ..recover.inversion import check_terms
@@ -86,9 +85,7 @@ class IGR(Learn):
             return {}
         s = self.s
         given = self.given
-        places = [t.teacher for t in tasks]
-        gen = rng(given.seed, "look", i)
-        seen = lessons(tasks, given.teachers(places), gen, s.flip, s.pad)
+        places, seen = lessons_of_step(given, tasks, s, i)
         todo = [(x, t.y, answers) for (x, answers), t in zip(seen, tasks)]
         info = igr_step(given.model, given.opt, todo, s.lam, s.kl)
         check_terms(info, i, places)

@@ -17,8 +17,8 @@ from ..core import Clock, PoolError, require, rng
 from .fusion import average_weights, same_weights
 from .memory import Memory
 from ..nets import Classifier, batch_mode, call, weights
-from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Given, NoSettings, Positive, Settings,
-                           Whole, find_part, part)
+from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Given, NoSettings, Positive, Recover,
+                           Settings, Whole, find_part, part)
 from ..pool.pool import Pool
 from ..recover.inversion import check_terms
 
@@ -152,8 +152,7 @@ def build_parts(self: Trainer):
     recover = self.names["recover"]
     learn = self.names["learn"]
     kinds = [find_part(LEARN, name, "learn") for name in learn]
-    owner = next((k for k, kind in enumerate(kinds) if kind.owns), None)
-    if owner is None:
+    if not any(kind.owns for kind in kinds):
         given.model = self.first_model()
         given.opt = torch.optim.Adam(given.model.parameters(), s.lr)
     given.teachers = self.teachers
@@ -165,7 +164,7 @@ def build_parts(self: Trainer):
     given.rounds = self.draw.rounds
     with self.clock("learn"):
         self.learn = [kind(self.settings_of(name), given) for name, kind in zip(learn, kinds)]
-    self.owner = None if owner is None else self.learn[owner]
+    self.owner = next((p for p in self.learn if p.owns), None)
     given.outer = next((p for p in self.learn if hasattr(p, "outer")), None)
     self.steps = self.draw.rounds + sum(p.after for p in self.learn)
 
@@ -193,9 +192,7 @@ def first_model(self: Trainer) -> Classifier:
 @patch
 def teachers(self: Trainer, places: list) -> list: # in the pool; → functions: images → logits
     "The teachers as the recover part lets them be seen."
-    if self.recover:
-        return self.recover.teachers(places)
-    return [self.pool[j].to(self.device) for j in places]
+    return (self.recover or Recover(None, self.given)).teachers(places)
 
 @patch(as_prop=True)
 def model(self: Trainer) -> Classifier:

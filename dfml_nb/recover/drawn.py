@@ -14,7 +14,7 @@ import torch
 from ..core import rng
 from ..parts import RECOVER, Count, Recover, Settings, part
 from ..ranks import share
-from .inversion import Task
+from .inversion import as_tasks
 
 # %% ../../nbs/recover/drawn.ipynb #fd896c7b
 def pink_noise(n: int,           # images
@@ -103,5 +103,4 @@ class Drawn(Recover):
             with torch.no_grad():
                 return x, teacher(x).argmax(1)
         found = share(job, range(len(places)), given.device)
-        keys = given.pool.class_keys
-        return [Task(x, y, keys(j), j) for j, (x, y) in zip(places, found)], {}
+        return as_tasks(given.pool, places, found), {}

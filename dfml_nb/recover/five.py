@@ -18,7 +18,7 @@ from ..nets import Classifier, Generator
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .generator import adam, draw_recovery, recover_steps, up_to_4
-from .inversion import (Task, TermWeights, balanced_labels, check_images,
+from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
 
 # %% ../../nbs/recover/five.ipynb #dfa812da
@@ -127,6 +127,5 @@ def tasks(self: FIve, places, key, student=None):
     "One recovered task from each of these teachers, and a step of the meta-generator."
     found = self.adapt(places, key, student)
     self.learn(found)
-    keys = self.given.pool.class_keys
-    tasks = [Task(x, y, keys(j), j) for j, (x, y, _, _) in zip(places, found)]
+    tasks = as_tasks(self.given.pool, places, found)
     return tasks, mean_terms([terms for *_, terms in found])

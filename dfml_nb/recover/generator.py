@@ -14,7 +14,7 @@ from ..core import fork_seed, progress, require, rng
 from ..nets import Classifier, Generator
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
-from .inversion import (Task, TermWeights, balanced_labels, check_terms,
+from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, mean_terms)
 from .views import draw_jitter, shifted
 
@@ -158,5 +158,4 @@ class FreshGenerator(Recover):
         found = share(job, range(len(places)), self.given.device)
         terms = mean_terms([t for *_, t in found])
         check_terms(terms, key[2], places)
-        keys = self.given.pool.class_keys
-        return [Task(x, y, keys(j), j) for j, (x, y, _) in zip(places, found)], terms
+        return as_tasks(self.given.pool, places, found), terms

@@ -192,6 +192,14 @@ def mean_terms(rows: list # of dicts: name of a term → value
         means[name] = sum(row[name] for row in rows) / len(rows)
     return means
 
+# %% ../../nbs/recover/inversion.ipynb #377efcfa
+def as_tasks(pool,        # the teachers
+             places: list, # of some of them
+             found: list  # for each of these a tuple that begins with (images, labels)
+            ) -> list:    # of tasks
+    "What was recovered from some teachers, as tasks with the global keys of their classes."
+    return [Task(x, y, pool.class_keys(j), j) for j, (x, y, *_) in zip(places, found)]
+
 # %% ../../nbs/recover/inversion.ipynb #cfec3893
 @torch.no_grad()
 def judge(task: Task,

@@ -16,7 +16,7 @@ from ..nets import Classifier, resized
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .drawn import drawn_images
-from .inversion import (Task, TermWeights, balanced_labels, check_terms,
+from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, judge)
 from .views import jitter
 
@@ -124,5 +124,4 @@ class Pixels(Recover):
         found = share(job, range(len(places)), self.given.device)
         terms = dict(label=sum(loss for *_, loss in found) / len(found))
         check_terms(terms, key[2], places)
-        keys = self.given.pool.class_keys
-        return [Task(x, y, keys(j), j) for j, (x, y, _) in zip(places, found)], terms
+        return as_tasks(self.given.pool, places, found), terms

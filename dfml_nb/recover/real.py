@@ -86,6 +86,7 @@ class RealImages:
 class Real(Recover):
     "REAL meta-train images in the place of recovered ones: an upper reference, not data-free."
     Settings = RealSettings
+    data_free = False
 
     def __init__(self, s: RealSettings, given):
         super().__init__(s, given)
