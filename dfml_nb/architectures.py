@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision import models as tvm
 
 from .core import require
+from .twice import BatchNorm, Conv
 
 # %% ../nbs/architectures.ipynb #7575f888
 def group_norm(c: int,       # channels
@@ -25,17 +26,17 @@ def group_norm(c: int,       # channels
     "Group norm with as many groups as divide the channels, up to `most`."
     return nn.GroupNorm(max(g for g in range(1, most + 1) if c % g == 0), c)
 
-NORMS = dict(batch=nn.BatchNorm2d, group=group_norm, none=nn.Identity)
+NORMS = dict(batch=BatchNorm, group=group_norm, none=nn.Identity)
 
 def conv_block(c_in: int,          # channels of the input (B, c_in, H, W)
                c_out: int,         # channels of the output (B, c_out, H/2, W/2), nowhere below 0
                norm: str = "batch" # a name in NORMS
               ) -> nn.Sequential:
-    "Convolution 3x3 → norm → ReLU → pool 2x2; at first $N(0, 2/9c_{out})$. Raises `SettingsError`."
+    "Convolution 3x3 → norm → pool 2x2 → ReLU; at first $N(0, 2/9c_{out})$. Raises `SettingsError`."
     require(norm in NORMS, f"unknown norm {norm!r}: use one of {', '.join(NORMS)}")
-    conv = nn.Conv2d(c_in, c_out, 3, padding=1)
+    conv = Conv(c_in, c_out, 3, padding=1)
     nn.init.normal_(conv.weight, 0, math.sqrt(2 / (9 * c_out)))
-    return nn.Sequential(conv, NORMS[norm](c_out), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(conv, NORMS[norm](c_out), nn.MaxPool2d(2), nn.ReLU())
 
 # %% ../nbs/architectures.ipynb #fccb0f56
 def new_head(n_in: int,     # length of the features

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'build_net', 'resized', 'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'batch_mode', 'weights',
-           'call', 'UpConv', 'Generator']
+           'call', 'UpConv', 'Generator', 'has_bfloat16']
 
 # %% ../nbs/nets.ipynb #52ec176d
 from functools import partial
@@ -211,11 +211,13 @@ class Generator(nn.Module):
                  nz: int = 256,      # length of the noise (B, nz)
                  ngf: int = 64,      # channels of the last hidden layer; twice as many before
                  size: int = 32,     # side of the image in pixels, divisible by 4
-                 channels: int = 3): # of the image
+                 channels: int = 3,  # of the image
+                 half=False):        # multiply in bfloat16; weights and images stay float32
         super().__init__()
         require(size % 4 == 0, "the generator doubles its side twice: "
                 f"size must be divisible by 4, not {size}")
         self.nz = nz
+        self.half = half
         self.side = size // 4
         wide = 2 * ngf
         self.start = nn.Linear(nz, wide * self.side**2)
@@ -227,8 +229,19 @@ class Generator(nn.Module):
         self.paint = nn.Conv2d(ngf, channels, 3, padding=1)
 
     def forward(self, z):
-        h = channels_last(self.start(z).unflatten(1, (-1, self.side, self.side)))
-        h = self.norm0(h)
-        h = F.leaky_relu(self.norm1(self.up1(h)), .2)
-        h = F.leaky_relu(self.norm2(self.up2(h)), .2)
-        return torch.sigmoid(self.paint(h))
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.half):
+            h = channels_last(self.start(z).unflatten(1, (-1, self.side, self.side)))
+            h = self.norm0(h)
+            h = F.leaky_relu(self.norm1(self.up1(h)), .2)
+            h = F.leaky_relu(self.norm2(self.up2(h)), .2)
+            h = self.paint(h)
+        return torch.sigmoid(h.to(z.dtype))
+
+# %% ../nbs/nets.ipynb #3682b3cb
+def has_bfloat16() -> bool:
+    "Whether this computer's processor multiplies bfloat16 by itself; False where nobody can say."
+    try:
+        with open("/proc/cpuinfo") as f:
+            return any(flag in f.read() for flag in ("avx512_bf16", "amx_bf16"))
+    except OSError:
+        return False

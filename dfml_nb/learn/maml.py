@@ -7,6 +7,7 @@ __all__ = ['inner_loop', 'MamlSettings', 'ReplaySettings', 'outer_loss', 'episod
            'Maml', 'Replay']
 
 # %% ../../nbs/learn/maml.ipynb #b400b027
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Annotated
@@ -20,6 +21,7 @@ from ..nets import Classifier, batch_mode, moving_buffers
 from ..parts import LEARN, Bound, Count, Learn, Positive, Settings, Whole, part
 from ..ranks import n_ranks, share
 from ..recover.inversion import check_terms
+from ..twice import to_be_differentiated_twice
 
 # %% ../../nbs/learn/maml.ipynb #b9678edd
 def inner_loop(see,              # (weights, x) → logits, as One and Copies
@@ -33,7 +35,8 @@ def inner_loop(see,              # (weights, x) → logits, as One and Copies
               ) -> dict:         # adapted weights
     "Gradient descent on the support loss (MAML, inner loop)."
     for _ in range(steps):
-        loss = batch_loss(see(w, x)[..., :way], y)
+        with to_be_differentiated_twice() if second_order else nullcontext():
+            loss = batch_loss(see(w, x)[..., :way], y)
         grads = torch.autograd.grad(loss, list(w.values()), create_graph=second_order)
         w = {k: p - lr * g for (k, p), g in zip(w.items(), grads)}
     return w

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import fork_seed, rng
-from ..nets import Classifier, Generator
+from ..nets import Classifier, Generator, has_bfloat16
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .generator import adam, draw_recovery, recover_steps, up_to_4
@@ -38,6 +38,8 @@ class FIveSettings(Settings):
     persistent: bool = True    # keep the outer optimiser's moments from step to step
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
+    # of the generator's products; 'auto': bfloat16 on processors that have it
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     terms: TermWeights = field(default_factory=TermWeights)
     budgets = dict(
         demo={"per_class": 16, "ngf": 32},
@@ -72,6 +74,12 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
             grads = [p.grad.clone() for p in g.parameters()]
     return x, y, grads, terms
 
+# %% ../../nbs/recover/five.ipynb #071eb6e3
+def half(s: FIveSettings, given) -> bool:
+    "Whether the generator multiplies in bfloat16."
+    on_cpu = torch.device(given.device).type == "cpu"
+    return s.precision == "bfloat16" or s.precision == "auto" and on_cpu and has_bfloat16()
+
 # %% ../../nbs/recover/five.ipynb #071eb6e4
 @part(RECOVER, "five")
 class FIve(Recover):
@@ -82,7 +90,7 @@ class FIve(Recover):
     def __init__(self, s: FIveSettings, given):
         super().__init__(s, given)
         with fork_seed(given.seed, "meta-generator"):
-            generator = Generator(s.nz, s.ngf, up_to_4(given.size), given.channels)
+            generator = Generator(s.nz, s.ngf, up_to_4(given.size), given.channels, half(s, given))
         self.generator = generator.to(given.device)
         self.new_optimizer()
 
