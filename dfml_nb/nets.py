@@ -7,6 +7,7 @@ __all__ = ['ARCHS', 'build_net', 'resized', 'Classifier', 'build_classifier', 'f
            'call', 'UpConv', 'Generator', 'has_bfloat16']
 
 # %% ../nbs/nets.ipynb #52ec176d
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -229,7 +230,7 @@ class Generator(nn.Module):
         self.paint = nn.Conv2d(ngf, channels, 3, padding=1)
 
     def forward(self, z):
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(z.device.type, torch.bfloat16) if self.half else nullcontext():
             h = channels_last(self.start(z).unflatten(1, (-1, self.side, self.side)))
             h = self.norm0(h)
             h = F.leaky_relu(self.norm1(self.up1(h)), .2)

@@ -103,6 +103,12 @@ class HyperNet(nn.Module):
         "The weights φ, without the codes."
         return [p for k, p in self.named_parameters() if k != "codes"]
 
+    @torch.no_grad()
+    def put(self, places: list, # of models
+            codes):             # (places, embedding)
+        "Write some models' codes."
+        self.codes[places] = codes
+
     def center(self) -> torch.Tensor: # (P,)
         "What it writes for the mean code."
         return self(self.codes.mean(0))
@@ -193,14 +199,15 @@ def dro_step(hyper: HyperNet,     # moved
         start = [p.detach().clone() for p in hyper.weights()]
     for _ in range(s.inner):
         i = some_of(first, s.teachers, gen)
-        train, hyper.codes.data[i] = ascend(hyper, hyper.codes[i], read(i), s.lr)
+        train, new = ascend(hyper, hyper.codes[i], read(i), s.lr)
+        hyper.put(i, new)
     j = some_of(second, s.teachers, gen)
     z = read(j)
     own = at = hyper.codes.detach()[j]
     if s.worst:
         val, at = worst_code(hyper, own, z, s.gamma)
     worst, new = ascend(hyper, at, z, s.lr, start)
-    hyper.codes.data[j] = own + (new - at)
+    hyper.put(j, own + (new - at))
     return dict(train=train, val=val.mean().item() if s.worst else worst, worst=worst,
                 distance=(at - own).norm(dim=1).mean().item())
 

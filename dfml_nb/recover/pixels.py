@@ -66,7 +66,8 @@ def invert_pixels(teacher: Classifier,  # frozen
         terms = inversion_terms(teacher, jitter(x, gen, pad, flip), y, weights, student)
         x.grad, = torch.autograd.grad(sum(terms.values()), x)
         opt.step()
-        x.data.clamp_(0, 1)
+        with torch.no_grad():
+            x.clamp_(0, 1)
     return Task(x.detach(), y, classes or list(range(teacher.n_classes)))
 
 # %% ../../nbs/recover/pixels.ipynb #c515c35c
