@@ -115,7 +115,7 @@ def run_row(job: tuple,     # (name of an experiment, seed)
 def folder_for(engine: str,
                folder       # may be None
               ):
-    "How workers must call a folder, who stand in folders of their own."
+    "A folder by a name that workers understand, whose working folders are others."
     return folder if folder is None or engine == "local" else os.path.abspath(folder)
 
 # %% ../nbs/engines.ipynb #d907eb09

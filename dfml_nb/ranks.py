@@ -126,7 +126,7 @@ def share(f,           # function: job → nested lists, tuples, dicts of tensor
     mine = {i: f(job) for i, job in enumerate(jobs) if i % n == rank()}
     return [_send(mine.get(i), i % n, device) for i in range(len(jobs))]
 
-def broadcast(obj=None,    # on rank 0: what to send, as an answer in share; of no account elsewhere
+def broadcast(obj=None,    # on rank 0: what to send, as an answer in share; elsewhere ignored
               device="cpu" # where its tensors go
              ):            # rank 0's object, on every rank
     "Send an object from rank 0 to all. Raises `RunError` if a rank has ended."

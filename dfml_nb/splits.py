@@ -187,7 +187,7 @@ def split_by_hash(key: str,            # of the data set
                   names,               # class names, in any order
                   shares=(64, 16, 20)  # of train, val and test; any positive numbers
                  ) -> dict: # class name → split
-    "Divide classes by a hash of their names: fixed for ever, and arbitrary in the good sense."
+    "Divide classes by a hash of their names: always in the same way."
     names = sorted(names, key=lambda c: stable_seed(key, c))
     a, b, _ = (round(len(names) * s / sum(shares)) for s in accumulate(shares))
     return split_of(dict(train=names[:a], val=names[a:b], test=names[b:]))

@@ -100,7 +100,7 @@ def scores_alone(pool: Pool,
 
 # %% ../../nbs/recover/screen.ipynb #3835b3ba
 def screen(pool: Pool,               # of teachers to score
-           s: ScreenSettings = None, # by default those above
+           s: ScreenSettings = None, # None: the default settings
            seed=0,                   # of the recovered images
            device="cpu",             # see pick_device
            quiet=True                # no progress bar
