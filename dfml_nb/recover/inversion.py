@@ -234,5 +234,6 @@ def transfer_accuracy(task: Task,
     known = where >= 0
     if not known.any():
         return None, 0
-    hits = other(task.x[known]).argmax(1) == where[known]
+    logits = other(task.x[known])
+    hits = (logits.argmax(1) == where[known]) & logits.isfinite().all(1)
     return hits.float().mean().item(), int(known.sum())
