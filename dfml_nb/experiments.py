@@ -316,7 +316,10 @@ def recorded(target: Path,
     if not target.exists():
         return None
     record = load_json(target)
-    there = record.get("asked", {})
+    there = record.get("asked", {}) if isinstance(record, dict) else None
+    require(isinstance(there, dict) and isinstance(there.get("config", {}), dict),
+            f"{target} was not written by this program: move it away, or give --results another "
+            "folder", RunError)
     if there.get("pool") == weights:
         there = dict(there, pool=asked["pool"])
     diff = differences(there, asked)

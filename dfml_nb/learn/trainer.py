@@ -7,21 +7,20 @@ __all__ = ['TrainSettings', 'check_trust', 'RandomDraw', 'UpTo', 'AllOnce', 'NoD
 
 # %% ../../nbs/learn/trainer.ipynb #77fb313f
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Literal
 
 import torch
 from fastcore.basics import patch
 
-from ..core import Clock, PoolError, RunError, require, rng
+from ..core import Clock, PoolError, require, rng
 from .fusion import average_weights, same_weights
 from .memory import Memory
 from ..nets import Classifier, batch_mode, call, weights
 from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Given, NoSettings, Positive, Recover,
                            Settings, Whole, find_part, part)
 from ..pool.pool import Pool
-from ..recover.inversion import LossError, check_terms
+from ..recover.inversion import check_terms, naming
 
 # %% ../../nbs/learn/trainer.ipynb #b8788c57
 @dataclass
@@ -322,18 +321,6 @@ def learned(self: Trainer, i: int, tasks: list) -> dict: # what to log
         for p in self.learn:
             row.update(p.step(i, tasks))
     return row
-
-# %% ../../nbs/learn/trainer.ipynb #28ba0003
-@contextmanager
-def naming(pool: Pool):
-    "An error about a loss leaves the block with the names of its teachers."
-    try:
-        yield
-    except LossError as e:
-        if not e.teachers: raise
-        named = [f"{i} is {pool.specs[i].name!r}" for i in e.teachers[:5]]
-        more = ["…"] if len(e.teachers) > 5 else []
-        raise RunError(f"{e}. Teacher {', '.join(named + more)}") from e
 
 # %% ../../nbs/learn/trainer.ipynb #3b82a59e
 @patch

@@ -90,9 +90,9 @@ class _Growing:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def check(self):
-        require(self.stamp() == self.seen, f"{self.path} was deleted, moved or changed while models "
-                "were put in: put it back, or choose another folder, and type the same command again",
-                PoolError)
+        same = self.stamp() == self.seen
+        require(same, f"{self.path} was deleted, moved or changed while models were put in: put it "
+                "back, or choose another folder, and type the same command again", PoolError)
 
 # %% ../../nbs/pool/add.ipynb #0a57e001
 @patch

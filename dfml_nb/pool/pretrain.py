@@ -18,7 +18,7 @@ from ..nets import Classifier
 from .add import add_models, open_folder
 from .plan import key_of, plan_teacher, recipe_of, same_pool, untrained
 from .pool import Pool
-from .spec import ModelSpec
+from .spec import ModelSpec, real_file
 from .teacher import teacher_data, train_teacher
 from ..ranks import broadcast, n_ranks, rank, share
 from ..runs import claimed, same_threads
@@ -130,8 +130,10 @@ def pretrain_pool(data: DataSet,         # teachers see its meta-train classes
     with claimed(path) if rank() == 0 else nullcontext():
         done = {s.name: s for s in broadcast(open_folder(path) if rank() == 0 else None)}
         same_pool(done, plans, path)
-        threads = [s.trained.get("threads") for s in done.values()] if len(done) < len(plans) else []
-        with same_threads(next(iter(threads), None), path, rank() == 0):
+        threads = [s.trained.get("threads") for s in done.values()][:1]
+        if len(done) == len(plans):
+            threads = []
+        with same_threads(*threads or [None], path, rank() == 0):
             job.fill(path, plans, done, quiet)
         broadcast()       # so that nobody reads what the first rank has not written yet
     return whole_pool(path, plans, factories)
@@ -139,11 +141,12 @@ def pretrain_pool(data: DataSet,         # teachers see its meta-train classes
 def whole_pool(path, plans: list, factories) -> Pool: # as in pretrain_pool
     "The pool, if it is what was planned."
     pool = Pool(path, factories)
-    there = [s.name for s in pool.specs]
-    missing = [p.name for p in plans if p.name not in there]
-    require(not missing, f"{len(missing)} of {len(plans)} teachers are gone from {path} "
-            f"({', '.join(missing[:3])}): type the same command again, and they are trained again",
-            PoolError)
+    there = {s.name: s.file for s in pool.specs}
+    gone = [p.name for p in plans if p.name not in there]
+    gone += [name for name, file in there.items() if not real_file(pool.path/file)]
+    require(not gone, f"{len(gone)} of {len(plans)} teachers are gone from {path} "
+            f"({', '.join(gone[:3])}): take their rows out of pool.json, if there are any, and type "
+            "the same command again: they are trained again", PoolError)
     return pool
 
 def _plans(data, n_models, way, arch, recipe, seed, disjoint, arch_args, overrides):

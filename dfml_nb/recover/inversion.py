@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'TermWeights', 'inversion_terms', 'LossError', 'loss_error', 'check_terms', 'check_images', 'judge',
-           'transfer_accuracy']
+           'TermWeights', 'inversion_terms', 'LossError', 'loss_error', 'check_terms', 'check_images', 'naming',
+           'judge', 'transfer_accuracy']
 
 # %% ../../nbs/recover/inversion.ipynb #f26e7f8a
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -195,6 +195,18 @@ def check_images(x,                    # (N, C, H, W), recovered from one teache
     raise loss_error(f"step {step}: the images recovered from teacher {teacher} are all the same "
                      f"(they differ by {difference:.1e} on average): the generator has collapsed. "
                      "Lower its learning rate (five.lr_meta), or leave this teacher out", [teacher])
+
+# %% ../../nbs/recover/inversion.ipynb #28ba0006
+@contextmanager
+def naming(pool): # a `Pool`
+    "A `LossError` leaves the block as a `RunError` with the names of its teachers."
+    try:
+        yield
+    except LossError as e:
+        if not e.teachers: raise
+        named = [f"{i} is {pool.specs[i].name!r}" for i in e.teachers[:5]]
+        more = ["…"] if len(e.teachers) > 5 else []
+        raise RunError(f"{e}. Teacher {', '.join(named + more)}") from e
 
 # %% ../../nbs/recover/inversion.ipynb #4d99e4e3
 def mean_terms(rows: list # of dicts: name of a term → value
