@@ -25,7 +25,7 @@ from .data import load_data
 from .learn.trainer import compose
 from .pool.pool import Pool
 from .recipes import DataFreeMetaLearner, exchanged, flat, get_recipe, settings_for
-from .runs import claimed
+from .claims import claimed
 from .scenarios import SCENARIOS, make_pool
 
 # %% ../nbs/experiments.ipynb #ca83c4ad

@@ -375,6 +375,8 @@ def _fit_in(self: DataFreeMetaLearner, folder, trainer, callbacks, quiet): # wha
     writes = rank() == 0                  # the others compute, and leave the folder alone
     if writes:
         asked = dict(self.config, pool=pool.digest(), pool_summary=pool.summary())
+        if trainer.recover and trainer.recover.reads:
+            asked["data"] = trainer.recover.reads
         folder.create(asked, begun=circumstances(self.device))
     first = resume(trainer, folder)
     if 0 < first < trainer.steps and writes and not quiet:

@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
+from ..claims import claimed, same_threads
 from ..core import DFMLError, RunError, atomic_write, progress, require, versions
 from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
 from ..ranks import broadcast, n_ranks, rank
-from ..runs import RunFolder, claimed, same_threads
+from ..runs import RunFolder
 
 # %% ../../nbs/learn/training.ipynb #4c5093c5
 def save_model(model: Classifier, # its architecture is recorded if it has `arch`

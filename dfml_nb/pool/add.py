@@ -16,7 +16,7 @@ from ..core import PoolError, atomic_write, require, stable_seed
 from ..nets import Classifier
 from .restore import restore
 from .spec import DEVICES, ModelSpec, check_spec, read_index, write_index
-from ..runs import claimed
+from ..claims import claimed
 
 # %% ../../nbs/pool/add.ipynb #bf306ebe
 def describe(model: Classifier, # network and preprocessing

@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass
 import torch
 from fastcore.basics import patch
 
+from ..claims import claimed, same_threads
 from ..core import PoolError, pick_device, progress, require
 from ..nets import Classifier
 from .add import add_models, open_folder
-from .plan import key_of, plan_teacher, recipe_of, same_pool, untrained
+from .plan import (content_digest, key_of, plan_teacher, recipe_of, same_content,
+                               same_pool, untrained)
 from .pool import Pool
 from .spec import ModelSpec, real_file
 from .teacher import teacher_data, train_teacher
 from ..ranks import broadcast, n_ranks, rank, share
-from ..runs import claimed, same_threads
 from ..splits import DataSet
 
 # %% ../../nbs/pool/pretrain.ipynb #a1b94ad1
@@ -31,6 +32,7 @@ class Pretraining:
     data: DataSet            # of which teachers see the meta-train classes
     device: torch.device
     factories: dict = None   # the caller's own architectures: name → callable
+    content: str = None      # digest of the images
 
     def start(self, plan: ModelSpec) -> tuple: # (untrained model, its images and labels)
         model = untrained(plan, self.device, self.factories)
@@ -87,7 +89,8 @@ def rows(self: Pretraining, todo: list, bar): # of plans; yields arguments of ad
     "Train some teachers."
     made = map(self.alone, todo) if n_ranks() == 1 else self.shared(todo)
     for plan, model, acc, results in made:
-        trained = {**plan.trained, **results, "threads": torch.get_num_threads()}
+        noted = dict(threads=torch.get_num_threads(), content=self.content)
+        trained = {**plan.trained, **results, **noted}
         yield {**asdict(plan), "accuracy": acc, "trained": trained, "model": model}
         bar.update()
 
@@ -130,11 +133,12 @@ def pretrain_pool(data: DataSet,         # teachers see its meta-train classes
     with claimed(path) if rank() == 0 else nullcontext():
         done = {s.name: s for s in broadcast(open_folder(path) if rank() == 0 else None)}
         same_pool(done, plans, path)
-        threads = [s.trained.get("threads") for s in done.values()][:1]
-        if len(done) == len(plans):
-            threads = []
-        with same_threads(*threads or [None], path, rank() == 0):
-            job.fill(path, plans, done, quiet)
+        if len(done) < len(plans):
+            job.content = content_digest(data.train)
+            same_content(done, job.content, path)
+            begun = next(iter(done.values()), None)
+            with same_threads(begun and begun.trained.get("threads"), path, rank() == 0):
+                job.fill(path, plans, done, quiet)
         broadcast()       # so that nobody reads what the first rank has not written yet
     return whole_pool(path, plans, factories)
 
