@@ -25,7 +25,7 @@ from .data import load_data
 from .learn.trainer import compose
 from .pool.pool import Pool
 from .recipes import DataFreeMetaLearner, exchanged, flat, get_recipe, settings_for
-from .runs import claimed
+from .claims import claimed
 from .scenarios import SCENARIOS, make_pool
 
 # %% ../nbs/experiments.ipynb #ca83c4ad
@@ -265,8 +265,7 @@ def asked_for(learner: DataFreeMetaLearner,
               episodes: int      # of a test
              ) -> dict:          # plain values
     "What a record answers: everything that its figures depend on."
-    models = stable_seed(*(m.sha256 for m in pool.specs))
-    asked = dict(config=learner.config, pool=f"{models:016x}", shots=list(shots), episodes=episodes)
+    asked = dict(config=learner.config, pool=pool.digest(), shots=list(shots), episodes=episodes)
     return json.loads(json.dumps(asked))
 
 def usual_settings(config: dict # of a `DataFreeMetaLearner`
@@ -309,12 +308,21 @@ def differences(there: dict, asked: dict) -> list: # two of `asked_for`; → of 
     names = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
     return [f"{k} ({a.get(k, usual)} there, {b.get(k, usual)} asked)" for k in names]
 
-def recorded(target: Path, asked: dict): # the record, or None
+def recorded(target: Path,
+             asked: dict,
+             weights: str   # digest of the pool's weights: all that old records say of a pool
+            ):              # the record, or None
     "A row's record, if there is one. Raises `RunError` if it answers another question."
     if not target.exists():
         return None
     record = load_json(target)
-    diff = differences(record.get("asked", {}), asked)
+    there = record.get("asked", {}) if isinstance(record, dict) else None
+    require(isinstance(there, dict) and isinstance(there.get("config", {}), dict),
+            f"{target} was not written by this program: move it away, or give --results another "
+            "folder", RunError)
+    if there.get("pool") == weights:
+        there = dict(there, pool=asked["pool"])
+    diff = differences(there, asked)
     require(not diff,
             f"{target} answers another question: {', '.join(diff[:4])}: move it away, "
             "or give --results another folder", RunError)
@@ -346,7 +354,7 @@ def reproduce(e: Experiment,
     learner = e.learner(budget, seed, device, **oracle)
     asked = asked_for(learner, pool, shots, episodes)
     target = result_file(e, budget, seed, results)
-    record = recorded(target, asked)
+    record = recorded(target, asked, pool.digest(weights_only=True))
     if record is None:
         data = [load_data(d, root, quiet=quiet) for d in tests]
         learner, why = train_row(e, learner, pool, run_folder(e, asked, folder), root, quiet)

@@ -6,6 +6,7 @@
 __all__ = ['STOPS', 'Stopped', 'main']
 
 # %% ../nbs/launch.ipynb #72733c2f
+import atexit
 import contextlib
 import os
 import signal
@@ -42,10 +43,14 @@ def closed_within(wire, seconds) -> bool:
         return False
     return True
 
+_settled = []            # the status of a command that has done its work
+
 def watch(wire, patience, command):
     "Wait for a signal; end the process if it lives on for `patience` seconds after it."
     number = first_stop(wire)
     if number is None or closed_within(wire, patience): return
+    if _settled:
+        os._exit(_settled[0])
     with contextlib.suppress(OSError):
         os.write(2, f"\n{farewell(command)}\n".encode())
     os._exit(128 + number)
@@ -82,25 +87,45 @@ def stoppable(command="",    # for the sentence
             signal.signal(number, handlers[number] or signal.SIG_DFL)
 
 # %% ../nbs/launch.ipynb #d26fe539
-def main(program=None # returns an exit status; by default the `dfml` command
-        ) -> int:     # exit status; the process has ended if it would be 130 or 143
+def main(program=None # returns an exit status; by default the `dfml` command, and then the end
+        ) -> int:     # exit status; the process has ended if there is no program, or above 128
     "Run the command line so that it can be stopped at any moment. For the main thread."
     command = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
     with stoppable(command):
         try:
-            status = (program or commands)()
+            status = status_after(program or commands)
+            if program is None:
+                settle(status)
         except KeyboardInterrupt as e:
             print(f"\n{farewell(command)}", file=sys.stderr)
             status = status_of(e)
-        if status > 128:
+        if status > 128 or program is None:
             end_at_once(status)
         return status
 
 # %% ../nbs/launch.ipynb #23d2bfb1
+def status_after(program) -> int:
+    "The exit status of a program that may also end by `sys.exit`."
+    try:
+        return program()
+    except SystemExit as e:
+        if isinstance(e.code, int) or e.code is None:
+            return e.code or 0
+        print(e.code, file=sys.stderr)
+        return 1
+
+def settle(status: int):
+    "From here on a signal ends the process with this status; what waits for the end is done."
+    _settled.append(status)
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: end_at_once(status))
+    atexit._run_exitfuncs()
+
 def end_at_once(status: int):
     "End the process, after what was said has been written."
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(status)
 

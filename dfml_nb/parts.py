@@ -142,6 +142,7 @@ class Recover(Part):
     store = None             # what learn parts draw episodes and images from; None: memory
     needs_outer = False      # whether it needs a learn part with an outer loss
     data_free = True         # whether no real image is used
+    reads = None             # digest of what it reads besides the pool
 
     def teachers(self, places: list # in the pool
                 ) -> list:          # of frozen classifiers on the device, images → logits

@@ -9,7 +9,6 @@ __all__ = ['BUDGETS', 'RECIPES', 'RELEASED', 'POOL_BUDGETS', 'Recipe', 'is_data_
 
 # %% ../nbs/recipes.ipynb #78bc5bc6
 import sys
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -20,14 +19,14 @@ from fastcore.basics import patch
 
 from .adapt.adapt import FewShotClassifier, check_support, get_adapter
 from .core import (Clock, EpisodeError, PoolError, RunError, device_name, pick_device,
-                          require, stable_seed, versions)
+                          require, versions)
 from .learn.trainer import Trainer, compose
-from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, read_model, resume,
-                                    run_steps, save_model)
+from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, circumstances,
+                                    read_model, resume, run_steps, save_model, working_in)
 from .parts import DRAW, LEARN, RECOVER, find_part
 from .pool.pool import Pool
 from .ranks import rank
-from .runs import RunFolder, claimed
+from .runs import RunFolder
 
 # %% ../nbs/recipes.ipynb #a019a401
 # the rooms that enter parts in the registries
@@ -360,14 +359,14 @@ def fit(self: DataFreeMetaLearner,
         pool = Pool(pool)
     why = self.why_not(pool)
     require(not why, f"{self.recipe} cannot run on this pool: {why}", PoolError)
-    trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
-    silent = quiet or not trainer.steps or rank() > 0
-    callbacks = [Agree(), Progress(self.recipe, silent), *callbacks]
-    if run is None:
-        self._run(trainer, callbacks)
-        return self
-    with claimed(run) if rank() == 0 else nullcontext():
-        self._fit_in(RunFolder(run), trainer, callbacks, quiet)
+    with working_in(run, self.device) as folder:
+        trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
+        silent = quiet or not trainer.steps or rank() > 0
+        callbacks = [Agree(), Progress(self.recipe, silent), *callbacks]
+        if folder is None:
+            self._run(trainer, callbacks)
+        else:
+            self._fit_in(folder, trainer, callbacks, quiet)
     return self
 
 @patch
@@ -375,8 +374,10 @@ def _fit_in(self: DataFreeMetaLearner, folder, trainer, callbacks, quiet): # wha
     pool = trainer.pool
     writes = rank() == 0                  # the others compute, and leave the folder alone
     if writes:
-        models = stable_seed(*(m.sha256 for m in pool.specs))
-        folder.create(dict(self.config, pool=models, pool_summary=pool.summary()))
+        asked = dict(self.config, pool=pool.digest(), pool_summary=pool.summary())
+        if trainer.recover and trainer.recover.reads:
+            asked["data"] = trainer.recover.reads
+        folder.create(asked, begun=circumstances(self.device))
     first = resume(trainer, folder)
     if 0 < first < trainer.steps and writes and not quiet:
         print(f"{folder.path}: going on after step {first} of {trainer.steps}", file=sys.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 from .data import load_data
 from .pool.pool import Pool, merge_pools
 from .pool.pretrain import pretrain_pool
-from .runs import claimed, sweep
+from .claims import claimed, sweep
 
 # %% ../nbs/scenarios.ipynb #34eee376
 @dataclass(frozen=True)

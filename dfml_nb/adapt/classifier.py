@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..core import EpisodeError, require
+from ..core import EpisodeError, RunError, require
 from ..many import seeing
 from ..nets import Classifier, batch_mode, batch_norms, moving_buffers
 
@@ -116,6 +116,17 @@ def check_labels(found: set, # all labels of a support set
             f"support set of a {way}-way task has no image of class {sorted(wanted - found)}: "
             f"{right}, each at least once", EpisodeError)
 
+# %% ../../nbs/adapt/classifier.ipynb #07f10001
+def finite(scores: torch.Tensor # (..., classes)
+          ) -> torch.Tensor:    # the same
+    "Scores that are an answer: the largest of NaN would be class 0. Raises `RunError`."
+    bad = ~scores.isfinite().all(-1)
+    require(not bad.any(),
+            f"the scores of {int(bad.sum())} of {bad.numel()} images are NaN or infinite: the model, "
+            "or a teacher in it, cannot be used. Look at the pool with `dfml check` and "
+            "`dfml screen`, leave that teacher out, and train again", RunError)
+    return scores
+
 # %% ../../nbs/adapt/classifier.ipynb #bddae6d7
 class FewShotClassifier:
     "Images (B, C, H, W) in [0, 1] → one of `way` classes. Raises `EpisodeError`."
@@ -135,10 +146,10 @@ class FewShotClassifier:
     def logits(self, x,                     # (B, C, H, W)
                query_statistics=False       # batch norm by the statistics of `x` (transductive)
               ) -> torch.Tensor:            # (B, way)
-        "Scores of each class, on the device of `x`."
+        "Scores of each class, on the device of `x`. Raises `RunError` if they are no numbers."
         if self.score:
-            return self._see(x, "features", query_statistics, self.score)
-        return self._see(x, "logits", query_statistics)[..., :self.way]
+            return finite(self._see(x, "features", query_statistics, self.score))
+        return finite(self._see(x, "logits", query_statistics)[..., :self.way])
 
     @torch.no_grad()
     def features(self, x,                   # as in `logits`

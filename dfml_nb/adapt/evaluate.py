@@ -25,6 +25,7 @@ def mean_ci(values     # accuracies, any unit
     "Mean and $1.96\\,s/\\sqrt n$, with the population deviation $s$ as in the papers."
     v = torch.as_tensor(values, dtype=torch.float64)
     require(len(v) > 0, "no episodes, no mean", EpisodeError)
+    require(v.isfinite().all(), "an accuracy is NaN or infinite: there is no mean", EpisodeError)
     return v.mean().item(), 1.96 * v.std(correction=0).item() / math.sqrt(len(v))
 
 # %% ../../nbs/adapt/evaluate.ipynb #69c08d83

@@ -20,7 +20,7 @@ from ..nets import Classifier, batch_mode, call, weights
 from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Given, NoSettings, Positive, Recover,
                            Settings, Whole, find_part, part)
 from ..pool.pool import Pool
-from ..recover.inversion import check_terms
+from ..recover.inversion import check_terms, naming
 
 # %% ../../nbs/learn/trainer.ipynb #b8788c57
 @dataclass
@@ -286,23 +286,28 @@ def recovered(self: Trainer, places: list, key: tuple, student=None) -> tuple: #
 @patch
 def step(self: Trainer, i: int # number of the step
         ) -> dict:             # what to log
-    "One round: draw, recover, learn."
+    "One round: draw, recover, learn. Raises `RunError`."
     row = dict(step=i)
     warm = i < self.s.warmup
     places = self.draw.places(i) if self.recover and i < self.draw.rounds else []
-    tasks = []
-    if places:
-        asked = not warm and self.owner is None and self.s.student != "none"
-        student = self.student if asked else None
-        tasks, terms = self.recovered(places, (self.seed, "recover", i), student)
-        check_terms(terms, i, places)
-        row.update({f"inversion_{k}": v for k, v in terms.items()})
-    if not warm:
-        row.update(self.learned(i, tasks))
+    with naming(self.pool):
+        tasks = self.recovery(i, places, warm, row) if places else []
+        if not warm:
+            row.update(self.learned(i, tasks))
     if self.recover:
         row.update(self.recover.report())
         self.recover.hear(row)
     return row
+
+@patch
+def recovery(self: Trainer, i: int, places: list, warm: bool, row: dict) -> list: # of tasks
+    "Recover the tasks of a step; `row` gets the terms."
+    asked = not warm and self.owner is None and self.s.student != "none"
+    student = self.student if asked else None
+    tasks, terms = self.recovered(places, (self.seed, "recover", i), student)
+    check_terms(terms, i, places)
+    row.update({f"inversion_{k}": v for k, v in terms.items()})
+    return tasks
 
 @patch
 def learned(self: Trainer, i: int, tasks: list) -> dict: # what to log

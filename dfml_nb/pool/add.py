@@ -6,16 +6,17 @@
 __all__ = ['add_models', 'add_model']
 
 # %% ../../nbs/pool/add.ipynb #702f01c3
-import hashlib, os, re
+import contextlib, hashlib, os, re
 from pathlib import Path
 
+from fastcore.basics import patch
 from safetensors.torch import save
 
 from ..core import PoolError, atomic_write, require, stable_seed
 from ..nets import Classifier
 from .restore import restore
 from .spec import DEVICES, ModelSpec, check_spec, read_index, write_index
-from ..runs import claimed
+from ..claims import claimed
 
 # %% ../../nbs/pool/add.ipynb #bf306ebe
 def describe(model: Classifier, # network and preprocessing
@@ -62,55 +63,119 @@ def _free(path):
 
 # %% ../../nbs/pool/add.ipynb #c1b2c954
 class _Growing:
-    "A pool to which models are added. The folder is made, or read, when the first model comes."
-    def __init__(self, path, every):
+    "A pool to which models are added. A new folder is made when the first model comes."
+    def __init__(self, path,
+                 every,     # as in add_models
+                 order=()): # as in add_models
         self.path = Path(path)
         self.every = every
+        self.ranks = {name: i for i, name in enumerate(order)}
         self.specs = None
-        self.known = 0       # rows in the index on the disk
         self.new = []
+        self.unwritten = 0   # rows that the index on the disk lacks
+        if os.path.lexists(self.path/"pool.json"):
+            self.open()
 
     def open(self):
         self.specs = open_folder(self.path)
-        self.known = len(self.specs)
         self.names = {s.name for s in self.specs}
         self.files = {s.file.lower() for s in self.specs}
+        self.seen = self.stamp()
 
-    def add(self, spec, state):
-        if self.specs is None:
-            self.open()
-        taken = f"the pool {self.path} already has a model {spec.name!r}: choose another name"
-        require(spec.name not in self.names, taken, PoolError)
-        spec.file = _file_name(spec.name, self.files)
-        data = save(state)
-        spec.sha256 = hashlib.sha256(data).hexdigest()
-        atomic_write(self.path/spec.file, lambda part: part.write_bytes(data))
-        self.names.add(spec.name)
-        self.files.add(spec.file.lower())
-        self.specs.append(spec)
-        self.new.append(spec)
-        if len(self.specs) >= self.known + self.every:
-            self.write()
+    def stamp(self): # of the index: another one, once somebody has written or removed it
+        try:
+            found = os.stat(self.path/"pool.json")
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def write(self):
-        if self.specs is not None and len(self.specs) > self.known:
-            write_index(self.path, self.specs)
-            self.known = len(self.specs)
+    def check(self):
+        same = self.stamp() == self.seen
+        require(same, f"{self.path} was deleted, moved or changed while models were put in: put it "
+                "back, or choose another folder, and type the same command again", PoolError)
+
+# %% ../../nbs/pool/add.ipynb #0a57e001
+@patch
+def add(self: _Growing, spec, state):
+    "Put one more model in."
+    if self.specs is None:
+        self.open()
+    taken = f"the pool {self.path} already has a model {spec.name!r}: choose another name"
+    require(spec.name not in self.names, taken, PoolError)
+    spec.file = _file_name(spec.name, self.files)
+    data = save(state)
+    spec.sha256 = hashlib.sha256(data).hexdigest()
+    self.check()
+    atomic_write(self.path/spec.file, lambda part: part.write_bytes(data))
+    self.names.add(spec.name)
+    self.files.add(spec.file.lower())
+    self.specs.insert(self.place(spec.name), spec)
+    self.new.append(spec)
+    self.unwritten += 1
+    if self.every and self.unwritten >= self.every:
+        self.write()
+
+@patch
+def place(self: _Growing, name) -> int:
+    "Where a row belongs: behind those that come before it in the order, or else at the end."
+    mine = self.ranks.get(name)
+    if mine is None or not self.specs:
+        return len(self.specs)
+    if self.ranks.get(self.specs[-1].name, mine) < mine: # nearly always
+        return len(self.specs)
+    ranks = [(i, self.ranks.get(s.name)) for i, s in enumerate(self.specs)]
+    before = [i for i, rank in ranks if rank is not None and rank < mine]
+    after = [i for i, rank in ranks if rank is not None and rank > mine]
+    return before[-1] + 1 if before else min(after, default=len(self.specs))
+
+# %% ../../nbs/pool/add.ipynb #0a57e002
+@patch
+def write(self: _Growing):
+    "Write the index."
+    self.check()
+    write_index(self.path, self.specs)
+    self.seen = self.stamp()
+    self.unwritten = 0
+
+@patch
+def stop(self: _Growing):
+    "Before the end: keep what is there, or, of all or none, nothing."
+    if self.every and self.unwritten and self.stamp() == self.seen:
+        self.write()
+    if not self.every:
+        for spec in self.new:
+            with contextlib.suppress(OSError):
+                (self.path/spec.file).unlink()
+
+@patch
+def finish(self: _Growing):
+    "The last rows; and is everything there?"
+    if self.specs is None: return
+    if self.unwritten:
+        self.write()
+    self.check()
+    gone = [s.file for s in self.new if not (self.path/s.file).exists()]
+    require(not gone, f"{len(gone)} files were deleted from {self.path} while models were put in "
+            f"({', '.join(gone[:3])}): take their rows out of pool.json, and type the same command "
+            "again", PoolError)
 
 # %% ../../nbs/pool/add.ipynb #98b3eb6b
-def add_models(path,             # the pool's folder; made if it is not there
-               items,            # dicts of arguments of add_model, taken one after the other
-               factories=None,   # the caller's own architectures: name → callable
-               every: int = 100  # models after which the index is written
-              ) -> list:         # the new rows
+def add_models(path,              # the pool's folder; made if it is not there
+               items,             # dicts of arguments of add_model, taken one after the other
+               factories=None,    # the caller's own architectures: name → callable
+               every: int = 100,  # models after which the index is written; 0: all or none go in
+               order=()           # names, as they shall stand in the index; others at the end
+              ) -> list:          # the new rows
     "Add many models to a pool. Raises `PoolError` as `add_model` does; what came before is kept."
     with claimed(Path(path)):
-        growing = _Growing(path, every)
+        growing = _Growing(path, every, order)
         try:
             for item in items:
                 growing.add(*describe(factories=factories, **item))
-        finally:
-            growing.write()
+        except BaseException:
+            growing.stop()
+            raise
+        growing.finish()
     return growing.new
 
 def add_model(path,               # the pool's folder; made if it is not there

@@ -136,5 +136,6 @@ def import_folder(path,          # the pool's folder; made if it is not there
         for file in progress(todo, "importing", quiet=quiet):
             model, spec, _ = read_foreign(file, **args[file])
             yield dict(vars(spec), model=model)
-    add_models(path, items(), factories)
+    order = [args[file].get("name") or file.stem for file in files]
+    add_models(path, items(), factories, every=0, order=order)
     return Pool(path, factories=factories)

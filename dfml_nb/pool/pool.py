@@ -6,6 +6,7 @@
 __all__ = ['load_model', 'Kept', 'Pool', 'merge_pools']
 
 # %% ../../nbs/pool/pool.ipynb #e0c4b53d
+import json
 import math
 from collections import Counter, OrderedDict
 from functools import cached_property
@@ -14,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
-from ..core import PoolError, pick_device, require, sha256_file
+from ..core import PoolError, pick_device, require, sha256_file, stable_seed
 from ..nets import Classifier, build_classifier
 from .add import add_models, open_folder
 from .files import FRESH, read_safetensors
@@ -178,6 +179,24 @@ def summary(self: Pool) -> dict: # models, arch, way, domains, epochs
                 way=self.way, domains=self.domains,
                 epochs=epochs[0] if len(epochs) == 1 else epochs or None)
 
+# %% ../../nbs/pool/pool.ipynb #d16e5702
+def what_is_read(spec: ModelSpec) -> dict:
+    "What of a model's row matters to a run."
+    seen = {k: v for k, v in vars(spec).items() if k not in ("file", "trained")}
+    notes = {k: spec.trained.get(k) for k in ("mirror", "epochs")}
+    return dict(seen, **notes)
+
+# %% ../../nbs/pool/pool.ipynb #d16e5703
+@patch
+def digest(self: Pool,
+           weights_only=False # leave out all but the weights and their order, as old records do
+          ) -> str:           # 16 hexadecimal digits
+    "One number for all that a run reads of this pool."
+    rows = [s.sha256 for s in self.specs]
+    if not weights_only:
+        rows = [json.dumps(what_is_read(s), sort_keys=True) for s in self.specs]
+    return f"{stable_seed(*rows):016x}"
+
 # %% ../../nbs/pool/pool.ipynb #0e70634f
 def merge_pools(path,          # the new pool's folder; what is already there is kept
                 pools: list,   # of Pool
@@ -192,7 +211,7 @@ def merge_pools(path,          # the new pool's folder; what is already there is
         for name, spec, pool, i in rows:
             if name not in have:
                 yield dict(vars(spec), model=pool[i], name=name, file="", sha256="")
-    add_models(path, items(), factories)
+    add_models(path, items(), factories, order=[name for name, *_ in rows])
     return Pool(path, factories)
 
 def _numbered(pools):

@@ -142,8 +142,12 @@ def accuracy(net: nn.Module,
             ) -> float:  # between 0 and 1
     "Fraction of images that `net`, in evaluation mode, puts into the right class."
     net.eval()
-    batches = zip(x.split(batch), y.split(batch))
-    return sum((net(a).argmax(1) == b).sum().item() for a, b in batches) / len(y)
+    hits = 0
+    for a, b in zip(x.split(batch), y.split(batch)):
+        logits = net(a)
+        answered = logits.isfinite().all(1)      # the largest of NaN would be class 0
+        hits += (answered & (logits.argmax(1) == b)).sum().item()
+    return hits / len(y)
 
 # %% ../../nbs/pool/teacher.ipynb #244817be
 def train_teacher(model: Classifier,   # untrained; trained in place

@@ -16,7 +16,7 @@ from ..pool.teacher import teacher_data
 from .audit import compare, report
 from .audit_teacher import confidence, recover_from, teacher_spaces
 from .distances import default_spaces
-from .inversion import Task, judge
+from .inversion import Task, judge, naming
 from .members import AuditSettings
 
 # %% ../../nbs/recover/audit_pool.ipynb #27300c5c
@@ -100,7 +100,8 @@ def audit_pool(pool: Pool,             # trained by this library
         check_known(pool.specs[i], data)
     tasks = {}
     for i in progress(places, "recovering", quiet=quiet):
-        tasks[i] = recover_from(pool[i], recover, s, pool.class_keys(i), i, data.flip)
+        with naming(pool):
+            tasks[i] = recover_from(pool[i], recover, s, pool.class_keys(i), i, data.flip)
     together = defaultdict(list)
     control = defaultdict(list)
     rows = []

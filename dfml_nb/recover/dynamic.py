@@ -61,6 +61,17 @@ class DynamicSettings(Settings):
         default_factory=lambda: TermWeights(bn=.01, adv=0., tv=1e-4, norm=1e-5))
     budgets = dict(smoke={"per_class": 4, "patience": 1})
 
+# %% ../../nbs/recover/dynamic.ipynb #28ba0001
+def knowing(pool,         # of teachers
+            places: list  # of some of them
+           ) -> dict:     # global key of a class → places of those that know it
+    "Who has shaped the images of a class."
+    found = {}
+    for i in places:
+        for key in pool.class_keys(i):
+            found.setdefault(key, []).append(i)
+    return found
+
 # %% ../../nbs/recover/dynamic.ipynb #9ad931b1
 @part(RECOVER, "dynamic")
 class Dynamic(Recover):
@@ -77,6 +88,7 @@ class Dynamic(Recover):
         gen = rng(given.seed, "dynamic data set")
         self.store = DynamicDataset(classes, s.per_class, given.channels, given.size,
                                     pool.mean, pool.std, s.lr, gen, given.device)
+        self.store.origin = knowing(pool, given.places)
         self.switch = Switch(s.patience, s.curriculum)
         self.open = False
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Task', 'balanced_labels', 'label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss',
-           'TermWeights', 'inversion_terms', 'check_terms', 'check_images', 'judge', 'transfer_accuracy']
+           'TermWeights', 'inversion_terms', 'LossError', 'loss_error', 'check_terms', 'check_images', 'naming',
+           'judge', 'transfer_accuracy']
 
 # %% ../../nbs/recover/inversion.ipynb #f26e7f8a
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,28 +161,52 @@ def inversion_terms(teacher: Classifier, # frozen
     return terms
 
 # %% ../../nbs/recover/inversion.ipynb #a7f7e500
+class LossError(RunError):
+    "A loss is no number, or no use; `teachers` are the places of those that took part."
+    teachers = ()
+
+def loss_error(message: str, teachers: list # places in the pool
+              ) -> LossError:
+    "An error that knows its teachers."
+    error = LossError(message)
+    error.teachers = tuple(teachers)
+    return error
+
 def check_terms(terms: dict,        # name → value of a loss term
                 step: int,          # of the run
                 teachers: list,     # places in the pool of the teachers of this step
                 most: float = 1e6): # larger values mean that the loss explodes
-    "Raises `RunError` with step, teachers and term, if a loss is not a finite number, or explodes."
+    "Raises `LossError` with step, teachers and term, if a loss is not a finite number, or explodes."
     for name, value in terms.items():
-        require(math.isfinite(value) and abs(value) < most,
-                f"step {step}: the term '{name}' became {value:.4g} with teachers {teachers}: "
-                "lower the learning rate, or check these teachers with `dfml check` "
-                "and `dfml screen`", RunError)
+        if math.isfinite(value) and abs(value) < most:
+            continue
+        who = f" with teachers {teachers}" if len(teachers) else ""
+        too = ", or check these teachers with `dfml check` and `dfml screen`" if who else ""
+        raise loss_error(f"step {step}: the term '{name}' became {value:.4g}{who}: "
+                         f"lower the learning rate{too}", teachers)
 
 def check_images(x,                    # (N, C, H, W), recovered from one teacher
                  step: int,            # of the run
                  teacher: int,         # its place in the pool
                  least: float = 1e-3): # mean deviation between images, in units of pixel value
-    "Raises `RunError` that names the step and the teacher, if all images are one and the same."
+    "Raises `LossError` that names the step and the teacher, if all images are one and the same."
     difference = x.std(0).mean().item() if len(x) > 1 else 1.
-    require(difference >= least,
-            f"step {step}: the images recovered from teacher {teacher} are all the same "
-            f"(they differ by {difference:.1e} on average): the generator has collapsed. "
-            "Lower its learning rate (five.lr_meta), or leave this teacher out",
-            RunError)
+    if difference >= least: return
+    raise loss_error(f"step {step}: the images recovered from teacher {teacher} are all the same "
+                     f"(they differ by {difference:.1e} on average): the generator has collapsed. "
+                     "Lower its learning rate (five.lr_meta), or leave this teacher out", [teacher])
+
+# %% ../../nbs/recover/inversion.ipynb #28ba0006
+@contextmanager
+def naming(pool): # a `Pool`
+    "A `LossError` leaves the block as a `RunError` with the names of its teachers."
+    try:
+        yield
+    except LossError as e:
+        if not e.teachers: raise
+        named = [f"{i} is {pool.specs[i].name!r}" for i in e.teachers[:5]]
+        more = ["…"] if len(e.teachers) > 5 else []
+        raise RunError(f"{e}. Teacher {', '.join(named + more)}") from e
 
 # %% ../../nbs/recover/inversion.ipynb #4d99e4e3
 def mean_terms(rows: list # of dicts: name of a term → value
@@ -221,5 +246,6 @@ def transfer_accuracy(task: Task,
     known = where >= 0
     if not known.any():
         return None, 0
-    hits = other(task.x[known]).argmax(1) == where[known]
+    logits = other(task.x[known])
+    hits = (logits.argmax(1) == where[known]) & logits.isfinite().all(1)
     return hits.float().mean().item(), int(known.sum())

@@ -15,6 +15,7 @@ from ..data import load_data
 from ..episodes import Episode, sample_episode
 from ..nets import resized
 from ..parts import RECOVER, Count, Recover, Settings, part
+from ..pool.plan import content_digest
 from .inversion import Task
 
 # %% ../../nbs/recover/real.ipynb #d1144c4d
@@ -97,6 +98,7 @@ class Real(Recover):
         names = (s.data or domains[0]).split("+")
         splits = [load_data(name, s.root or None).train for name in names]
         self.store = RealImages(splits, given.channels, given.size)
+        self.reads = "+".join(map(content_digest, splits))
 
     def tasks(self, places, key, student=None):
         tasks = []
