@@ -147,27 +147,19 @@ def screen(pool: str,           # folder of the pool
     from dfml_nb.recover.screen import screen as screen_pool, screen_table, trust_weights
     rows = screen_pool(Pool(pool), seed=seed, device=device, quiet=quiet)
     names = [r["name"] for r in rows]
-    trust = dict(zip(names, trust_weights(rows)))
-    with written(out, dict(trust=trust, rows=rows, seed=seed, versions=versions())):
+    try:      # what took long is kept before it is shown, and shown even if it cannot be kept
+        trust = dict(zip(names, trust_weights(rows)))
+        write_json(out, dict(trust=trust, rows=rows, seed=seed, versions=versions()))
+    finally:
         print(screen_table(rows))
     return rows
 
 # %% ../nbs/commands.ipynb #a9325e0f
-@contextlib.contextmanager
-def saved(file, record: dict):
-    "Write a record before the block, which prints it: also if it could not be written."
+def write_json(file, record: dict):
+    "Write what a command found, if somebody wants it (`file` is a name), and say so."
     from dfml_nb.core import save_json
-    try:
-        save_json(file, record)
-    finally:
-        yield
-
-@contextlib.contextmanager
-def written(file, record: dict):
-    "As `saved`, if somebody wants a file (`file` is a name), and say so."
-    with saved(file, record) if file else contextlib.nullcontext():
-        yield
     if file:
+        save_json(file, record)
         print(f"written: {file}")
 
 def read_trust(file, # of `screen`
@@ -209,7 +201,9 @@ def audit(pool: str,           # folder of the pool, made by dfml pretrain
     form = dict(size=size or of_pool.size, channels=of_pool.channels)
     images = load_data(data, root, **form, quiet=quiet)
     rows = audit_pool(pool, images, recover, teachers, AuditSettings(seed=seed), quiet)
-    with written(out, dict(data=data, recover=recover, rows=rows, versions=versions())):
+    try:
+        write_json(out, dict(data=data, recover=recover, rows=rows, versions=versions()))
+    finally:
         print(audit_table([r for r in rows if r["name"] in ("all teachers", "control")]))
         print(verdict(rows)["says"])
     return rows
@@ -310,7 +304,7 @@ def test(run: str,               # run folder of dfml train, or a saved learner
         ) -> dict:               # the record
     "Test a learner on meta-test classes by the protocol; prints a table, writes a JSON record."
     from dfml_nb.adapt.testing import result, test_learner
-    from dfml_nb.core import RunError, require
+    from dfml_nb.core import RunError, require, save_json
     from dfml_nb.recipes import DataFreeMetaLearner
     known = ", ".join(CHOOSE)
     require(select in CHOOSE, f"--select must be one of {known}, not {select!r}")
@@ -330,7 +324,9 @@ def test(run: str,               # run folder of dfml train, or a saved learner
     rows = test_learner(learner, images, shots, way, adapt, **how)
     record = result(learner, images, rows, time.perf_counter() - start)
     record.update({k: v for k, v in special.items() if v})
-    with saved(target, record):
+    try:
+        save_json(target, record)
+    finally:
         print(test_table(learner, rows))
     return record
 

@@ -110,7 +110,8 @@ def find_folder(name, # a folder's name under the root, or its path
 
 def no_splits(folder: Path) -> str:
     "What to say if a folder has no splits in it."
-    there = ""
+    itself = folder.name in SPLITS
+    there = f" (it is one of them: name {folder.parent})" if itself else ""
     for split in SPLITS:
         for found in sorted(folder.glob(f"*/{split}")):
             there = f" (they are in {found.parent}: name that folder)"
@@ -131,6 +132,7 @@ def folder_data(name: str,      # a folder name under the root, or a path
     folder = find_folder(name, root)
     if download and not folder.exists():
         fetch(name, folder, quiet)
+    require(not folder.is_file(), f"{folder} is a file: unpack it, and name the folder", DataError)
     require(folder.is_dir(), no_data(name, folder), DataError)
     listings = {s: list_images(folder/s) for s in SPLITS if (folder/s).is_dir()}
     require(listings, no_splits(folder), DataError)

@@ -101,6 +101,15 @@ def class_files(folder,      # of one class
         left.setdefault(why, []).extend(paths)
     return found
 
+# %% ../nbs/listing.ipynb #1f00001b
+def check_name(entry): # os.DirEntry
+    "Raises `DataError` if a name is no text: names of classes go into pools and records."
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError as e:
+        raise DataError(f"a class folder's name is not in UTF-8 ({os.fsencode(entry.path)}): "
+                        "rename it") from e
+
 # %% ../nbs/listing.ipynb #db300877
 def list_images(folder    # holds one folder a class
                ) -> dict: # class name → list of (path, bytes, time stamp), sorted
@@ -113,6 +122,7 @@ def list_images(folder    # holds one folder a class
     for e in visible(folder):
         why = why_left(e) or "image in no class folder"
         if why == "folder":
+            check_name(e)
             classes[e.name] = e.path
         else:
             left.setdefault(why, []).append(e.path)
