@@ -7,6 +7,7 @@ __all__ = ['COMMANDS', 'GOES_ON', 'farewell', 'status_of', 'main']
 
 # %% ../nbs/cli.ipynb #b6e4466b
 import argparse
+import codecs
 import contextlib
 import os
 import sys
@@ -146,10 +147,28 @@ def status_of(e: KeyboardInterrupt # perhaps a `Stopped`
     "The exit status after an interruption."
     return getattr(e, "status", 130)
 
+# %% ../nbs/cli.ipynb #11a50002
+SPELLED = {"±": "+-", "…": "...", "×": "x", "→": "->", "–": "-"}
+
+def spell_out(e: UnicodeEncodeError) -> tuple: # (text in ASCII, where to go on)
+    "Signs that a stream cannot take, in others."
+    signs = e.object[e.start:e.end]
+    known = [SPELLED.get(c) or c.encode("ascii", "backslashreplace").decode() for c in signs]
+    return "".join(known), e.end
+
+codecs.register_error("spell_out", spell_out)
+
+def readable():
+    "Let both streams of this process take any text."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):      # not in a notebook
+            stream.reconfigure(errors="spell_out")
+
 # %% ../nbs/cli.ipynb #eab10e08
 def main(argv=None # words; by default those of the command line
         ) -> int:  # 0 done, 2 a clear error, 130 stopped by Ctrl-C, 143 by SIGTERM
     "The `dfml` command."
+    readable()
     args = vars(parser().parse_args(argv))
     command = args.pop("command")
     try:

@@ -18,11 +18,16 @@ Budget = Literal["paper", "cpu", "demo", "smoke"]
 
 def pretrain(*,
              # name of a data set: cifar_fs, mini_imagenet, cub, omniglot, digits, glyphs,
-             # or a folder's name under ROOT
+             # or a folder's name under ROOT, or a path such as ./mine
              data: str,
              out: str,               # folder of the pool; models already there are kept
              # folder of data sets; default $DFML_DATA, then the user's cache folder
              root: str = None,
+             # side in pixels to which images are brought first; needed if they are not square,
+             # or of several sizes
+             size: int = None,
+             # 1 to see images in grey, 3 in colour; default: as they are
+             channels: int = None,
              # conv4, resnet10, resnet18, resnet50, vit, or torchvision:NAME
              arch: str = "conv4",
              models: int = None,     # number of teachers; default: the budget's
@@ -39,7 +44,7 @@ def pretrain(*,
     if not quiet:
         changes = ", ".join(f"{k} = {v}" for k, v in chosen.items())
         print(f"budget {budget}: {changes}", file=sys.stderr)
-    images = load_data(data, root, quiet=quiet)
+    images = load_data(data, root, size=size, channels=channels, quiet=quiet)
     how = dict(way=way, arch=arch, seed=seed, device=device, quiet=quiet)
     with pool_folder(out):
         pool = pretrain_pool(images, out, **how, **chosen)
@@ -141,10 +146,12 @@ def screen(pool: str,           # folder of the pool
     from dfml_nb.pool.pool import Pool
     from dfml_nb.recover.screen import screen as screen_pool, screen_table, trust_weights
     rows = screen_pool(Pool(pool), seed=seed, device=device, quiet=quiet)
-    print(screen_table(rows))
     names = [r["name"] for r in rows]
-    trust = dict(zip(names, trust_weights(rows)))
-    write_json(out, dict(trust=trust, rows=rows, seed=seed, versions=versions()))
+    try:      # what took long is kept before it is shown, and shown even if it cannot be kept
+        trust = dict(zip(names, trust_weights(rows)))
+        write_json(out, dict(trust=trust, rows=rows, seed=seed, versions=versions()))
+    finally:
+        print(screen_table(rows))
     return rows
 
 # %% ../nbs/commands.ipynb #a9325e0f
@@ -172,9 +179,10 @@ def read_trust(file, # of `screen`
 # %% ../nbs/commands.ipynb #354ded15
 def audit(pool: str,           # folder of the pool, made by dfml pretrain
           *,
-          data: str,           # name of the data set it was trained on
+          data: str,           # name, or path, of the data set it was trained on
           # folder of data sets; default $DFML_DATA, then the user's cache folder
           root: str = None,
+          size: int = None,    # side in pixels to which images are brought; default: the pool's
           recover: Literal["pixels", "generator"] = "pixels", # how images are recovered
           teachers: int = None, # audit the first so many; default all
           out: str = None,     # JSON to write
@@ -188,11 +196,16 @@ def audit(pool: str,           # folder of the pool, made by dfml pretrain
     from dfml_nb.recover.audit_pool import audit_pool
     from dfml_nb.recover.audit_teacher import audit_table, verdict
     from dfml_nb.recover.members import AuditSettings
-    images = load_data(data, root, quiet=quiet)
-    rows = audit_pool(Pool(pool), images, recover, teachers, AuditSettings(seed=seed), quiet)
-    print(audit_table([r for r in rows if r["name"] in ("all teachers", "control")]))
-    print(verdict(rows)["says"])
-    write_json(out, dict(data=data, recover=recover, rows=rows, versions=versions()))
+    pool = Pool(pool)
+    of_pool = pool.specs[0]
+    form = dict(size=size or of_pool.size, channels=of_pool.channels)
+    images = load_data(data, root, **form, quiet=quiet)
+    rows = audit_pool(pool, images, recover, teachers, AuditSettings(seed=seed), quiet)
+    try:
+        write_json(out, dict(data=data, recover=recover, rows=rows, versions=versions()))
+    finally:
+        print(audit_table([r for r in rows if r["name"] in ("all teachers", "control")]))
+        print(verdict(rows)["says"])
     return rows
 
 # %% ../nbs/commands.ipynb #f2e51cc4
@@ -265,14 +278,18 @@ CHOOSE = dict(last=("last",), val=("val",), all=("last", "val", "test-max"))
 
 def test(run: str,               # run folder of dfml train, or a saved learner
          *,
-         # name of a data set, or of a folder under ROOT; NAME/test/CLASS/images is enough
+         # name of a data set, or of a folder under ROOT, or a path such as ./mine;
+         # NAME/test/CLASS/images is enough
          data: str,
          # folder of data sets; default $DFML_DATA, then the user's cache folder
          root: str = None,
          # side in pixels to which images are brought first; needed if they are not square,
          # or of several sizes
          size: int = None,
+         # 1 to see images in grey, 3 in colour; default: as they are, and as the learner needs
+         channels: int = None,
          shots: tuple[int, ...] = (1, 5), # support images a class, separated by commas
+         query: int = 15,        # query images a class; fewer, if classes are small
          way: int = None,        # classes of an episode; default 5, or the pool's if that is less
          # how to adapt: fine_tune, icfil, centroid, centroid_own, ridge; default: the recipe's
          adapt: str = None,
@@ -288,27 +305,29 @@ def test(run: str,               # run folder of dfml train, or a saved learner
     "Test a learner on meta-test classes by the protocol; prints a table, writes a JSON record."
     from dfml_nb.adapt.testing import result, test_learner
     from dfml_nb.core import RunError, require, save_json
-    from dfml_nb.data import load_data
     from dfml_nb.recipes import DataFreeMetaLearner
     known = ", ".join(CHOOSE)
     require(select in CHOOSE, f"--select must be one of {known}, not {select!r}")
     check_numbers("--shots", shots, 1)
+    check_numbers("--query", [query], 1)
     learner = DataFreeMetaLearner.load(run, device)
-    images = load_data(data, root, size=size, quiet=quiet)
-    check_colour(learner, images, data)
+    images = test_images(learner, data, root, size, channels, quiet)
+    special = dict(size=size, channels=channels)
     kind = [images.name, adapt, way and f"way{way}", seed and f"seed{seed}"]
-    kind += [select != "last" and select, size and f"size{size}"]
+    kind += [select != "last" and select, query != 15 and f"query{query}"]
+    kind += [v and f"{k}{v}" for k, v in special.items()]
     target = Path(out) if out else record_file(Path(run), kind)
     require(not target.is_dir(), f"{target} is a folder: name a file", RunError)
     start = time.perf_counter()
     folder = run if Path(run).is_dir() else None
-    how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], quiet=quiet)
+    how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet)
     rows = test_learner(learner, images, shots, way, adapt, **how)
-    print(test_table(learner, rows))
     record = result(learner, images, rows, time.perf_counter() - start)
-    if size:
-        record["size"] = size
-    save_json(target, record)
+    record.update({k: v for k, v in special.items() if v})
+    try:
+        save_json(target, record)
+    finally:
+        print(test_table(learner, rows))
     return record
 
 # %% ../nbs/commands.ipynb #25500725
@@ -328,11 +347,17 @@ def check_numbers(option: str, # for the message
     wanted = f"whole numbers from {least}, separated by commas"
     require(min(numbers) >= least, f"{option} takes {wanted}, not {given!r}")
 
-def check_colour(learner, images, data: str):
-    "Raises `DataError` for grey images where a learner needs colour."
+def test_images(learner, data: str, root, size, channels, quiet):
+    "What a learner is tested on; one that sees colour is shown greys as colour. Raises `DataError`."
     from dfml_nb.core import DataError, require
-    grey = f"{data} has grey images, and this learner sees colour: choose another data set"
-    require(images.channels >= learner.model.channels, grey, DataError)
+    from dfml_nb.data import load_data, say
+    from dfml_nb.splits import with_channels
+    images = load_data(data, root, size=size, channels=channels, quiet=quiet)
+    needed = learner.model.channels
+    if images.channels >= needed: return images
+    require(channels is None, f"this learner sees colour: leave out --channels {channels}", DataError)
+    say("" if quiet else f"{data}: grey images, shown as colour (--channels {needed})")
+    return with_channels(images, needed)
 
 def test_table(learner, rows: list) -> str:
     "What came out, one line of the table for each way of selection."

@@ -206,7 +206,9 @@ def save_json(path, # the file to write
              ):
     "Write `obj` as indented JSON, atomically."
     text = json.dumps(obj, indent=1, default=plain, ensure_ascii=False)
-    atomic_write(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
+    # a name of a file that is no UTF-8: JSON has a way to write it, the same as Python
+    data = (text + "\n").encode("utf-8", "backslashreplace")
+    atomic_write(path, lambda p: p.write_bytes(data))
 
 def load_json(path,          # the file to read
               error=RunError # the error to raise

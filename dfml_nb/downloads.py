@@ -13,8 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from .cache import user_cache
 from .core import DataError, progress, require
-from .splits import split_by_hash, split_of, user_cache
+from .splits import split_by_hash, split_of
 
 # %% ../nbs/downloads.ipynb #16b8906e
 CIFAR_FS = dict(

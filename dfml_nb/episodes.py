@@ -40,9 +40,10 @@ def check_episode(split: Split, # where the episode is to be drawn from
             f"too few for {way}-way episodes: ask for a smaller way", EpisodeError)
     c = int(split.counts.argmin())
     n = int(split.counts[c])
+    fewer = f"ask for {n - shot} queries (--query {n - shot})" if n > shot else "ask for fewer shots"
     require(n >= shot + query, f"class {split.classes[c]} of {split.name} has {n} images, but "
-            f"{shot} shots and {query} queries need {shot + query}: "
-            "ask for fewer, or leave out that class", EpisodeError)
+            f"{shot} shots and {query} queries need {shot + query}: {fewer}, "
+            "or leave out that class", EpisodeError)
 
 # %% ../nbs/episodes.ipynb #731f7b20
 def key_part(k): # anything

@@ -10,9 +10,10 @@ import matplotlib
 import numpy as np
 from PIL import __version__ as PIL_VERSION, Image
 
+from .cache import cached_array, user_cache
 from .core import DataError, progress, require, stable_seed
 from .pictures import FAMILIES, GLYPHS, faces_of, glyph_rows
-from .splits import SPLITS, DataSet, Split, cached_array, split_by_hash, user_cache
+from .splits import SPLITS, DataSet, Split, split_by_hash, with_channels
 
 # %% ../nbs/glyphs.ipynb #f2f6fbfd
 def split_classes(name: str,     # of the data set
@@ -34,6 +35,7 @@ def split_classes(name: str,     # of the data set
 def digits_data(root=None,      # not needed: the images are part of scikit-learn
                 download=False, # not needed
                 size=None,      # pixels; None: 16
+                channels=None,  # 1 or 3; None: 1
                 quiet=True      # no effect
                ) -> DataSet:
     "scikit-learn's handwritten digits, grey, divided 4/3/3 by class (so 2- or 3-way only)."
@@ -44,7 +46,8 @@ def digits_data(root=None,      # not needed: the images are part of scikit-lear
     large = [Image.fromarray(im).resize(side, Image.Resampling.BILINEAR) for im in x]
     x = np.stack([np.asarray(im) for im in large])[:, None]
     names = [str(i) for i in range(10)]
-    return split_classes("digits", x, y, names, split_by_hash("digits", names, (4, 3, 3)))
+    ds = split_classes("digits", x, y, names, split_by_hash("digits", names, (4, 3, 3)))
+    return with_channels(ds, channels)
 
 # %% ../nbs/glyphs.ipynb #3612bda3
 GLYPH_VERSION = 1   # another version, another cache
@@ -72,6 +75,7 @@ def glyph_split(name: str,        # of the data set
 def glyph_data(root=None,             # not needed: the pictures are drawn
                download=False,        # not needed
                size=None,             # pixels; None: 32
+               channels=None,         # 1 or 3; None: 3
                family: str = "all",   # typefaces: a name in FAMILIES
                n_per_class: int = 60, # pictures a class
                quiet=True             # no progress bar
@@ -81,4 +85,4 @@ def glyph_data(root=None,             # not needed: the pictures are drawn
             f"choose from {', '.join(FAMILIES)}", DataError)
     name = "glyphs" if family == "all" else f"glyphs_{family}"
     splits = {s: glyph_split(name, s, size or 32, family, n_per_class, quiet) for s in SPLITS}
-    return DataSet(name, splits)
+    return with_channels(DataSet(name, splits), channels)

@@ -154,19 +154,23 @@ class Log(Callback):
 
 # %% ../../nbs/learn/training.ipynb #4a1f1209
 class Checkpoint(Callback):
-    "A checkpoint at most every `seconds`, and at the end; how often cannot change the outcome."
+    """A checkpoint at most every `seconds`, more often at the beginning, and at the end; how often
+    cannot change the outcome."""
     seconds = 60.    # what a killed run loses at most, but for the step it was in
+    share = .2       # of its time so far, which is the most that it loses in the first minutes
 
     def __init__(self,
                  folder: RunFolder, # where to
                  seconds=None):     # between two checkpoints; by default those of the class
         self.folder = folder
-        self.last = time.monotonic()
+        self.begun = time.monotonic()
+        self.last = self.begun
         if seconds is not None:
             self.seconds = seconds
 
     def after(self, trainer, i, row):
-        soon = time.monotonic() - self.last < self.seconds
+        now = time.monotonic()
+        soon = now - self.last < min(self.seconds, self.share * (now - self.begun))
         if soon and i + 1 < trainer.steps: return
         self.folder.save(trainer.state_dict(), i + 1)
         self.last = time.monotonic()

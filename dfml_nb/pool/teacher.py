@@ -41,8 +41,9 @@ def teacher_data(split: Split,
                 ) -> tuple:   # (x, y, held-out x, held-out y); labels in the order of names
     "Images of some classes, to train on and held out. Raises `DataError` if one has fewer than 5."
     parts = [split.of_class(n) for n in names]
-    require(min(map(len, parts)) >= 5, f"a class among {names} of {split.name} has fewer than "
-            "5 images: choose another data set", DataError)
+    few = [n for n, p in zip(names, parts) if len(p) < 5]
+    require(not few, f"{', '.join(few[:3])} of {split.name}: fewer than 5 images, and a teacher "
+            "needs 4 to learn from and 1 held out: add some, or take the class away", DataError)
     cuts = [int(.8 * len(p)) for p in parts]
     train = [p[:k] for p, k in zip(parts, cuts)]
     held = [p[k:] for p, k in zip(parts, cuts)]
