@@ -16,7 +16,7 @@ from ..core import rng
 from ..nets import Classifier, batch_mode, call, weights
 from ..parts import LEARN, Learn, Positive, Settings, Whole, part
 from ..recover.inversion import check_terms, kl_rows
-from ..recover.views import jitter
+from ..recover.views import Edge, jitter
 
 # %% ../../nbs/learn/bell.ipynb #8d8dece3
 def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher's classes is left out
@@ -43,6 +43,7 @@ class BelLSettings(Settings):
     kl: Literal["true", "released"] = "true" # divergence, see kl_rows
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
     measure: Whole = 10        # measure gradient alignment every so many steps; 0: never
     budgets = dict(demo=dict(measure=4), smoke=dict(measure=1))
 
@@ -52,14 +53,15 @@ def lessons(tasks: list,     # of tasks
             teachers: list,  # the frozen classifiers they came from
             gen,             # torch.Generator on the CPU
             flip=True,       # mirror half of the views
-            pad: int = 4     # shift them by up to so many pixels
+            pad: int = 4,    # shift them by up to so many pixels
+            edge: Edge = "zeros" # what comes in where they are shifted
            ) -> list:        # of (images (N, C, H, W), teacher's logits (N, classes)), one a task
     "What a student sees and should answer."
     state = gen.get_state()
     found = []
     for task, teacher in zip(tasks, teachers):
         gen.set_state(state)            # one draw for all tasks
-        x = jitter(task.x, gen, pad, flip)
+        x = jitter(task.x, gen, pad, flip, edge)
         found.append((x, teacher(x)))
     return found
 
@@ -121,13 +123,13 @@ def gradient_alignment(model: Classifier, # weights not changed; batch norm uses
 # %% ../../nbs/learn/bell.ipynb #5ca90820
 def lessons_of_step(given,      # as a part is given it
                     tasks: list, # recovered in the step
-                    s,          # settings with flip and pad
+                    s,          # settings with flip, pad and edge
                     i: int      # number of the step
                    ) -> tuple:  # (places of the teachers, what lessons gives)
     "What the meta-model sees in a step, and should answer."
     places = [t.teacher for t in tasks]
     gen = rng(given.seed, "look", i)
-    return places, lessons(tasks, given.teachers(places), gen, s.flip, s.pad)
+    return places, lessons(tasks, given.teachers(places), gen, s.flip, s.pad, s.edge)
 
 # %% ../../nbs/learn/bell.ipynb #3aead81b
 @part(LEARN, "bell")

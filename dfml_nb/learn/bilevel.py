@@ -19,6 +19,7 @@ from ..nets import Classifier, batch_mode, call
 from ..parts import LEARN, Learn, Positive, Settings, Whole, part
 from ..recover.black_box import AskSettings
 from ..recover.inversion import check_terms, mean_terms
+from ..recover.views import Edge
 
 # %% ../../nbs/learn/bilevel.ipynb #b2e7ea0c
 @dataclass
@@ -30,6 +31,7 @@ class BilevelSettings(Settings):
     warmup: Whole = 20         # first steps, in which query sets know no boundary
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
     budgets = dict(
         cpu=dict(warmup=2),
         demo=dict(steps=5, warmup=1),
@@ -71,7 +73,7 @@ class Bilevel(Learn):
         s = self.s
         given = self.given
         gen = rng(given.seed, *key, task.teacher)
-        return lessons([task], given.teachers([task.teacher]), gen, s.flip, s.pad)[0]
+        return lessons([task], given.teachers([task.teacher]), gen, s.flip, s.pad, s.edge)[0]
 
     def gradient(self, i: int, # number of the step
                  k: int,       # place of the task in it

@@ -17,6 +17,7 @@ from .bell import distill_loss, lessons_of_step
 from ..nets import Classifier, batch_mode, call
 from ..parts import LEARN, Learn, NotNegative, Settings, Whole, part
 from ..recover.inversion import check_terms
+from ..recover.views import Edge
 
 # %% ../../nbs/learn/igr.ipynb #0dd6c033
 def igr_gradient(losses: list, # functions: dict of weights → scalar, one a task
@@ -73,6 +74,7 @@ class IGRSettings(Settings):
     kl: Literal["true", "released"] = "true" # divergence from the teacher, see kl_rows
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
 
 # %% ../../nbs/learn/igr.ipynb #5661d3a7
 @part(LEARN, "igr")

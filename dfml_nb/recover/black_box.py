@@ -17,7 +17,7 @@ from ..nets import Generator
 from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole, part
 from .generator import adam, up_to_4
 from .inversion import Task, balanced_labels, check_terms, kl_rows
-from .views import jitter
+from .views import Edge, jitter
 from .zero_order import BlackBox, as_asked, query, true_gradient, zero_order_gradient
 
 # %% ../../nbs/recover/black_box.ipynb #0be2fec5
@@ -61,6 +61,7 @@ class AskSettings(Settings):
     ngf: Count = 64          # width of the generator
     flip: bool = True        # mirror half of the views
     pad: Whole = 4           # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
     adv: NotNegative = 1.    # weight of the disagreement, for query sets
     boundary: Literal["l1", "kl"] = "l1" # its kind, see `DISAGREEMENTS`
     student_grad: bool = True # whether the student's answers move with the images
@@ -136,7 +137,7 @@ def ask_for_task(ask,              # a BlackBox, or an open teacher: images → 
     for step in range(s.steps):
         x = g(z)
         opt.zero_grad()
-        loss = black_box_step(ask, jitter(x, gen, s.pad, s.flip), y, s, gen, student)
+        loss = black_box_step(ask, jitter(x, gen, s.pad, s.flip, s.edge), y, s, gen, student)
         if watch:
             watch(step, x.detach(), loss)
         opt.step()

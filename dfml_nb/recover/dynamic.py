@@ -14,6 +14,7 @@ from ..core import PoolError, require, rng
 from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole, part
 from .dynamic_set import DynamicDataset, harder_pull, inversion_pull
 from .inversion import TermWeights, check_terms
+from .views import Edge
 
 # %% ../../nbs/recover/dynamic.ipynb #1a1a5caa
 class Switch:
@@ -57,6 +58,7 @@ class DynamicSettings(Settings):
     curriculum: bool = True    # False: the switch stays off
     flip: bool = True          # mirror half of the views (released: no)
     pad: Whole = 2             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
     terms: TermWeights = field(
         default_factory=lambda: TermWeights(bn=.01, adv=0., tv=1e-4, norm=1e-5))
     budgets = dict(smoke={"per_class": 4, "patience": 1})
@@ -111,7 +113,8 @@ def tasks(self: Dynamic, places, key, student=None):
     s = self.s
     keys = [self.given.pool.class_keys(j) for j in places]
     teachers = self.teachers(places)
-    terms = inversion_pull(self.store, teachers, keys, s.terms, rng(*key), s.flip, s.pad)
+    terms = inversion_pull(self.store, teachers, keys, s.terms, rng(*key), s.flip, s.pad,
+                           s.edge)
     check = dict(terms)
     if self.open:
         learn = self.given.outer

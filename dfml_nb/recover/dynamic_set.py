@@ -13,7 +13,7 @@ from ..core import EpisodeError, require
 from ..episodes import Episode
 from ..ranks import broadcast, share
 from .inversion import Task, TermWeights, inversion_terms, mean_terms
-from .views import draw_jitter, shifted
+from .views import Edge, draw_jitter, shifted
 
 # %% ../../nbs/recover/dynamic_set.ipynb #c6ca068d
 class DynamicDataset:
@@ -107,13 +107,14 @@ def inversion_pull(data: DynamicDataset,
                    weights: TermWeights, # of the inversion terms
                    gen,              # torch.Generator on the CPU
                    flip=True,        # mirror half of the views
-                   pad: int = 2      # shift them by up to so many pixels
+                   pad: int = 2,     # shift them by up to so many pixels
+                   edge: Edge = "zeros" # what comes in where they are shifted
                   ) -> dict:         # name of a term → mean over teachers
     "Add the gradients of the teachers' summed inversion losses to the images (PURER, ECI)."
     shifts = [draw_jitter(gen, pad) for _ in teachers]
     def job(k):
         x, y = data.of(classes[k])
-        terms = inversion_terms(teachers[k], shifted(x, shifts[k], pad, flip), y, weights)
+        terms = inversion_terms(teachers[k], shifted(x, shifts[k], pad, flip, edge), y, weights)
         images = [data.images[c] for c in classes[k]]
         grads = torch.autograd.grad(sum(terms.values()), images)
         return grads, {name: v.item() for name, v in terms.items()}

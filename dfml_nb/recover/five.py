@@ -20,6 +20,7 @@ from ..ranks import share
 from .generator import adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
+from .views import Edge
 
 # %% ../../nbs/recover/five.ipynb #dfa812da
 @dataclass
@@ -38,6 +39,7 @@ class FIveSettings(Settings):
     persistent: bool = True    # keep the outer optimiser's moments from step to step
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
     # of the generator's products; 'auto': bfloat16 on processors that have it
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     terms: TermWeights = field(default_factory=TermWeights)
@@ -64,7 +66,7 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
     grads = [torch.zeros_like(p) for p in g.parameters()]
     loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
-                         s.flip, s.pad)
+                         s.flip, s.pad, s.edge)
     for step, (x, terms) in enumerate(loop):
         if watch:
             watch(step, x, terms)

@@ -16,7 +16,7 @@ from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, mean_terms)
-from .views import draw_jitter, shifted
+from .views import Edge, draw_jitter, shifted
 
 # %% ../../nbs/recover/generator.ipynb #b498267c
 def draw_recovery(gen,           # torch.Generator on the CPU
@@ -49,7 +49,8 @@ def recover_steps(generator: Generator,    # its weights are changed
                   lr_z: float = 1e-3,      # Adam's step for the noise
                   student=None,            # see inversion_terms
                   flip=True,               # mirror half of the views
-                  pad: int = 4             # shift them by up to so many pixels
+                  pad: int = 4,            # shift them by up to so many pixels
+                  edge: Edge = "zeros"     # what comes in where they are shifted
                  ):                        # yields (images, terms) at each step
     "Train `generator` and noise for one teacher; at each step the gradients are on the weights."
     noise, shifts = noise_and_shifts
@@ -57,7 +58,7 @@ def recover_steps(generator: Generator,    # its weights are changed
     opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
     for shift in shifts:
         x = generator(z)
-        terms = inversion_terms(teacher, shifted(x, shift, pad, flip), y, weights, student)
+        terms = inversion_terms(teacher, shifted(x, shift, pad, flip, edge), y, weights, student)
         opt.zero_grad()
         sum(terms.values()).backward()
         yield x.detach(), {k: v.item() for k, v in terms.items()}
@@ -88,6 +89,7 @@ def invert_generator(teacher: Classifier,  # frozen
                      seed=0,               # of generator, noise and shifts
                      flip=True,            # mirror half of the views
                      pad: int = 4,         # shift them by up to so many pixels
+                     edge: Edge = "zeros", # what comes in where they are shifted
                      lr: float = 1e-3,     # Adam's step for the generator's weights
                      lr_z: float = 1e-3,   # Adam's step for the noise
                      ngf: int = 64,        # width of the generator
@@ -105,7 +107,7 @@ def invert_generator(teacher: Classifier,  # frozen
     generator = fresh_generator(nz, ngf, size or teacher.size, channels or teacher.channels, seed)
     drawn = draw_recovery(rng(seed, "generator"), len(y), nz, steps, pad)
     loop = recover_steps(generator.to(y.device), teacher, y, drawn, weights or TermWeights(),
-                         lr, lr_z, student, flip, pad)
+                         lr, lr_z, student, flip, pad, edge)
     for step, (x, terms) in enumerate(progress(loop, "generator inversion", steps, quiet)):
         if watch:
             watch(step, x, terms)
@@ -123,6 +125,7 @@ class GeneratorSettings(Settings):
     ngf: Count = 64            # width of the generator
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
     terms: TermWeights = field(default_factory=lambda: TermWeights(bn=1., adv=0.))
     budgets = dict(
         cpu={"steps": 25, "per_class": 20, "ngf": 32, "terms.bn": .1},
@@ -147,7 +150,7 @@ class FreshGenerator(Recover):
         def watch(step, x, terms):
             last.update(terms)
         task = invert_generator(teacher, s.per_class, s.steps, s.terms, seed=key, flip=s.flip,
-                                pad=s.pad, lr=s.lr, lr_z=s.lr_z, ngf=s.ngf, nz=s.nz,
+                                pad=s.pad, edge=s.edge, lr=s.lr, lr_z=s.lr_z, ngf=s.ngf, nz=s.nz,
                                 size=given.size, channels=given.channels,
                                 student=student, watch=watch)
         return task.x, task.y, last

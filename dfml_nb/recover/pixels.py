@@ -18,7 +18,7 @@ from ..ranks import share
 from .drawn import drawn_images
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, judge)
-from .views import jitter
+from .views import Edge, jitter
 
 # %% ../../nbs/recover/pixels.ipynb #7698cd09
 def first_pixels(teacher: Classifier,
@@ -47,6 +47,7 @@ def invert_pixels(teacher: Classifier,  # frozen
                   seed=0,               # of the noise and the shifts
                   flip=True,            # mirror half of the views
                   pad: int = 2,         # shift them by up to so many pixels
+                  edge: Edge = "zeros", # what comes in where they are shifted
                   watch=None,           # called with (step, images) before each step
                   quiet=True,           # no progress bar
                   size: int = None,     # side of the images; None: the teacher's
@@ -63,7 +64,7 @@ def invert_pixels(teacher: Classifier,  # frozen
     for step in progress(range(steps), "pixel inversion", quiet=quiet):
         if watch:
             watch(step, x.detach())
-        terms = inversion_terms(teacher, jitter(x, gen, pad, flip), y, weights, student)
+        terms = inversion_terms(teacher, jitter(x, gen, pad, flip, edge), y, weights, student)
         x.grad, = torch.autograd.grad(sum(terms.values()), x)
         opt.step()
         with torch.no_grad():
@@ -80,6 +81,7 @@ class PixelsSettings(Settings):
     start: Literal["drawn", "noise"] = "drawn" # what it starts from
     flip: bool = True          # mirror half of the views
     pad: Whole = 2             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
     terms: TermWeights = field(default_factory=lambda: TermWeights(bn=.3, adv=0., tv=1e-4))
     budgets = dict(
         demo=dict(per_class=10, steps=60, lr=.02),
@@ -111,8 +113,8 @@ class Pixels(Recover):
         teacher, = self.teachers([j])
         side = min(given.size, teacher.size or given.size)
         keys = given.pool.class_keys(j)
-        task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key, s.flip, s.pad,
-                             size=side, start=self.start(teacher, side, key), student=student)
+        task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key,
+                             s.flip, s.pad, s.edge, size=side, start=self.start(teacher, side, key), student=student)
         x = task.x.expand(-1, given.channels, -1, -1)
         x = resized(x, (given.size, given.size)).clamp(0, 1)
         return Task(x, task.y, task.classes, j)
