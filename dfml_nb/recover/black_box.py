@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from ..core import fork_seed, rng
-from ..nets import Generator
 from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole, part
 from .generator import adam, up_to_4
 from .inversion import Task, balanced_labels, check_terms, kl_rows
+from .painter import Generator
 from .views import Edge, jitter
 from .zero_order import BlackBox, as_asked, query, true_gradient, zero_order_gradient
 

@@ -14,12 +14,13 @@ import torch
 from fastcore.basics import patch
 
 from ..core import fork_seed, rng
-from ..nets import Classifier, Generator, has_bfloat16
+from ..nets import Classifier
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .generator import adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
+from .painter import Generator, has_bfloat16
 from .views import Edge
 
 # %% ../../nbs/recover/five.ipynb #dfa812da

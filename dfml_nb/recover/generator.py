@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import torch
 
 from ..core import fork_seed, progress, require, rng
-from ..nets import Classifier, Generator
+from ..nets import Classifier
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, mean_terms)
+from .painter import Generator
 from .views import Edge, draw_jitter, shifted
 
 # %% ../../nbs/recover/generator.ipynb #b498267c

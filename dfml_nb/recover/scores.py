@@ -13,10 +13,11 @@ import torch
 
 from ..core import fork_seed, rng
 from .inversion import Task, TermWeights, judge
+from .painter import Generator
 from .generator import draw_recovery, recover_steps, up_to_4
 from .consensus import answers
 from .spoil import untrained_like
-from ..nets import Classifier, Generator, batch_norms
+from ..nets import Classifier, batch_norms
 from ..pool.pool import Pool
 from ..pool.spec import ModelSpec
 
