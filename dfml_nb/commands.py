@@ -17,19 +17,16 @@ from typing import Literal
 Budget = Literal["paper", "cpu", "demo", "smoke"]
 
 def pretrain(*,
-             # name of a data set: cifar_fs, mini_imagenet, cub, omniglot, digits, glyphs,
-             # or a folder's name under ROOT, or a path such as ./mine
+             # cifar_fs, mini_imagenet, cub, omniglot, digits, glyphs, a folder's name under ROOT,
+             # or a path such as ./mine
              data: str,
              out: str,               # folder of the pool; models already there are kept
              # folder of data sets; default $DFML_DATA, then the user's cache folder
              root: str = None,
-             # side in pixels to which images are brought first; needed if they are not square,
-             # or of several sizes
+             # side in pixels to which images are brought; needed if not square, or of several sizes
              size: int = None,
-             # 1 to see images in grey, 3 in colour; default: as they are
-             channels: int = None,
-             # conv4, resnet10, resnet18, resnet50, vit, or torchvision:NAME
-             arch: str = "conv4",
+             channels: int = None,   # 1: images in grey, 3: in colour; default: as they are
+             arch: str = "conv4",    # conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME
              models: int = None,     # number of teachers; default: the budget's
              way: int = 5,           # classes of each teacher
              budget: Budget = "cpu", # how much is computed
@@ -348,14 +345,15 @@ def check_numbers(option: str, # for the message
     require(min(numbers) >= least, f"{option} takes {wanted}, not {given!r}")
 
 def test_images(learner, data: str, root, size, channels, quiet):
-    "What a learner is tested on; one that sees colour is shown greys as colour. Raises `DataError`."
+    "Images for a test; a learner that sees colour is shown greys as colour. Raises `DataError`."
     from dfml_nb.core import DataError, require
     from dfml_nb.data import load_data, say
     from dfml_nb.splits import with_channels
     images = load_data(data, root, size=size, channels=channels, quiet=quiet)
     needed = learner.model.channels
     if images.channels >= needed: return images
-    require(channels is None, f"this learner sees colour: leave out --channels {channels}", DataError)
+    needless = f"this learner sees colour: leave out --channels {channels}"
+    require(channels is None, needless, DataError)
     say("" if quiet else f"{data}: grey images, shown as colour (--channels {needed})")
     return with_channels(images, needed)
 

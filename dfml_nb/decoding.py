@@ -119,8 +119,8 @@ def decode_all(files: list,   # image files
         _, h, w = x.shape
         other = f", {files[0]} is {shape[2]}x{shape[1]}" if shape != x.shape else ""
         require(h == w and not other, f"{f} is {w}x{h} pixels{other}: images must be square and of "
-                "one size; bring them to it with --size (in Python size=...), for example --size 32",
-                DataError)
+                "one size; bring them to it with --size (in Python size=...), for example --size "
+                "32", DataError)
         yield x
 
 # %% ../nbs/decoding.ipynb #1f000019

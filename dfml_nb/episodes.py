@@ -40,7 +40,8 @@ def check_episode(split: Split, # where the episode is to be drawn from
             f"too few for {way}-way episodes: ask for a smaller way", EpisodeError)
     c = int(split.counts.argmin())
     n = int(split.counts[c])
-    fewer = f"ask for {n - shot} queries (--query {n - shot})" if n > shot else "ask for fewer shots"
+    left = n - shot
+    fewer = f"ask for {left} queries (--query {left})" if left > 0 else "ask for fewer shots"
     require(n >= shot + query, f"class {split.classes[c]} of {split.name} has {n} images, but "
             f"{shot} shots and {query} queries need {shot + query}: {fewer}, "
             "or leave out that class", EpisodeError)
