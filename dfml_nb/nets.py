@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from .architectures import Conv4, ResNet10, ResNet18, ResNet50, SmallViT
 from .core import fork_seed, require
-from .own import HeadedNet, adopt, built
+from .own import HeadedNet, adopt, built, in_order
 from .zoo import from_zoo
 
 # %% ../nbs/nets.ipynb #1fb6b3c4
@@ -40,7 +40,8 @@ def build_net(arch: str,         # name in ARCHS or factories, torchvision:NAME,
     outputs = 1 if one_output else n_classes
     net = built(maker, kw, n_classes=outputs, channels=channels, size=size)
     if one_output:
-        return HeadedNet(net, n_classes)
+        net = net if isinstance(net, HeadedNet) else HeadedNet(net, n_classes)
+        net.n_answers = n_classes
     if theirs and not isinstance(net, HeadedNet):
         return adopt(net, n_classes, channels, size)
     return net if hasattr(net, "features") and hasattr(net, "head") else HeadedNet(net, n_classes)
@@ -118,7 +119,8 @@ def normalize(self: Classifier,
             f"(B, {self.channels}, H, W), not {tuple(x.shape)}: {channel_hint(x)}")
     if self.size:
         x = resized(x, (self.size, self.size))
-    return channels_last((x - self.mean) / self.std)
+    x = (x - self.mean) / self.std
+    return in_order(x) if getattr(self.net, "plain_layout", False) else channels_last(x)
 
 # %% ../nbs/nets.ipynb #696b822e
 def build_classifier(arch: str,         # as in build_net

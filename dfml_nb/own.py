@@ -109,6 +109,13 @@ def logits_of(out,            # what a network gave back
     require(len(found) == 1, SEVERAL.format(what, batch, n_classes or "classes"))
     return found[0].flatten(1) if found[0].ndim > 2 else found[0]
 
+# %% ../nbs/own.ipynb #0a11002b
+def in_order(x: torch.Tensor # (B, C, H, W)
+            ) -> torch.Tensor: # a copy
+    "In the usual order of numbers: image by image, channel by channel, row by row."
+    # contiguous() would leave a grey image as it is, whose order is ambiguous
+    return x.clone(memory_format=torch.contiguous_format)
+
 # %% ../nbs/own.ipynb #0a110014
 class HeadedNet(nn.Module):
     "A network used whole. Its `features` (B, D) are what enters its last layer, if it has one."
@@ -139,12 +146,12 @@ def both(self: HeadedNet,
         ) -> tuple:    # features (B, D), logits (B, n_classes)
     "Features and logits in one run. Raises `SettingsError` if it gives back something else."
     if self.plain_layout:
-        return self.alone(x.contiguous())
+        return self.alone(in_order(x))
     try:
         return self.alone(x)
     except RuntimeError as e:
         if "view" not in str(e): raise
-    answer = self.alone(x.contiguous())
+    answer = self.alone(in_order(x))
     self.plain_layout = True
     return answer
 
