@@ -27,8 +27,7 @@ class View(nn.Module):
     def forward(self, x, what: str): # 'logits', 'features', or 'both': (features, logits)
         if what == "logits":
             return self.model(x)
-        f = self.model.features(x)
-        return f if what == "features" else (f, self.model.net.head(f))
+        return self.model.features(x) if what == "features" else self.model.both(x)
 
 def seen(view: View,
          what: str,       # as in View

@@ -7,39 +7,44 @@ __all__ = ['ARCHS', 'build_net', 'resized', 'Classifier', 'build_classifier', 'f
            'call']
 
 # %% ../nbs/nets.ipynb #52ec176d
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call
 
-from .architectures import Conv4, HeadedNet, ResNet10, ResNet18, ResNet50, SmallViT
-from .architectures import torchvision_net
+from .architectures import Conv4, ResNet10, ResNet18, ResNet50, SmallViT
 from .core import fork_seed, require
+from .own import HeadedNet, adopt, built, in_order
+from .zoo import from_zoo
 
 # %% ../nbs/nets.ipynb #1fb6b3c4
 ARCHS = dict(conv4=Conv4, resnet10=ResNet10, resnet18=ResNet18, resnet50=ResNet50, vit=SmallViT)
 
-def build_net(arch: str,         # name in ARCHS, in factories, or 'torchvision:NAME'
-              n_classes: int,    # number of outputs
+def build_net(arch: str,         # name in ARCHS or factories, torchvision:NAME, timm:NAME, hf:KIND
+              n_classes: int,    # number of classes
               channels: int = 3, # of the input
               size: int = 32,    # height = width of the input in pixels
-              factories=None,    # the caller's own: name → callable with these arguments
+              factories=None,    # the caller's own: name → callable that gives a network
+              one_output=False,  # of two classes: it gives one number, whose sigmoid is the second
               **kw               # more arguments of the architecture
              ) -> nn.Module: # has .features, .head
     "Build an untrained network by name. Raises `SettingsError` for an unknown name."
-    makers = {**ARCHS, **(factories or {})}
-    kind, _, name = arch.partition(":")
-    if kind == "torchvision" and name:
-        makers = {arch: partial(torchvision_net, name)}
-    require(arch in makers, f"unknown architecture {arch!r}: use one of {', '.join(makers)}, "
-            "torchvision:NAME, or pass a factory")
-    if getattr(makers[arch], "wants_factories", False):
+    theirs = (factories or {}).get(arch) or from_zoo(arch)
+    maker = theirs or ARCHS.get(arch)
+    known = ", ".join({**ARCHS, **(factories or {})})
+    require(maker, f"unknown architecture {arch!r}: use one of {known}, "
+            "torchvision:NAME, timm:NAME, hf:FOLDER, or pass a factory")
+    if getattr(maker, "wants_factories", False):
         kw["factories"] = factories
-    net = makers[arch](n_classes=n_classes, channels=channels, size=size, **kw)
-    return net if hasattr(net, "features") and hasattr(net, "head") else HeadedNet(net)
+    outputs = 1 if one_output else n_classes
+    net = built(maker, kw, n_classes=outputs, channels=channels, size=size)
+    if one_output:
+        net = net if isinstance(net, HeadedNet) else HeadedNet(net, n_classes)
+        net.n_answers = n_classes
+    if theirs and not isinstance(net, HeadedNet):
+        return adopt(net, n_classes, channels, size)
+    return net if hasattr(net, "features") and hasattr(net, "head") else HeadedNet(net, n_classes)
 
 # %% ../nbs/nets.ipynb #5c6cb4c6
 def channels_last(x # (B, C, H, W)
@@ -81,10 +86,16 @@ class Classifier(nn.Module):
 
     @property
     def n_classes(self):
-        return self.net.head.out_features
+        return getattr(self.net, "n_answers", None) or self.net.head.out_features
 
     def features(self, x):
         return self.net.features(self.normalize(x))
+
+    def both(self, x): # features and logits
+        if isinstance(self.net, HeadedNet):
+            return self.net.both(self.normalize(x))
+        f = self.features(x)
+        return f, self.net.head(f)
 
     def forward(self, x):
         return self.net(self.normalize(x))
@@ -108,7 +119,8 @@ def normalize(self: Classifier,
             f"(B, {self.channels}, H, W), not {tuple(x.shape)}: {channel_hint(x)}")
     if self.size:
         x = resized(x, (self.size, self.size))
-    return channels_last((x - self.mean) / self.std)
+    x = (x - self.mean) / self.std
+    return in_order(x) if getattr(self.net, "plain_layout", False) else channels_last(x)
 
 # %% ../nbs/nets.ipynb #696b822e
 def build_classifier(arch: str,         # as in build_net

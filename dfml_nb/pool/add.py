@@ -30,7 +30,7 @@ def describe(model: Classifier, # network and preprocessing
     own = dict(n_classes=model.n_classes, channels=model.channels, size=model.size,
                mean=_rounded(model.mean), std=_rounded(model.std))
     spec = ModelSpec(name, arch, **{**own, **spec})
-    restore(check_spec(spec, ("file", "sha256"), ""), state, factories)
+    restore(check_spec(spec, ("file", "sha256"), ""), state, factories, strict=True)
     return spec, state
 
 def _rounded(t):

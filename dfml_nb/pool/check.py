@@ -8,6 +8,7 @@ __all__ = ['check_pool', 'pool_table']
 # %% ../../nbs/pool/check.ipynb #0c61c4a5
 from ..core import PoolError, progress, require
 from .pool import Pool, load_model
+from .restore import check_answers
 
 # %% ../../nbs/pool/check.ipynb #284dd043
 def check_pool(path,            # the pool's folder
@@ -28,7 +29,7 @@ def check_pool(path,            # the pool's folder
 
 def _problem(path, spec, factories):
     try:
-        load_model(path, spec, factories)
+        check_answers(load_model(path, spec, factories), spec)
     except PoolError as e:
         return str(e)
     return ""

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from ..core import PoolError, progress, require
 from .add import add_model, add_models, describe
 from .files import FRESH_FILE, READERS, brief, fit_names, read_weights
+from .hub import hub_weights, understood
 from .pool import Pool
 from .restore import restore, wanted
 from .spec import ModelSpec, check_spec, read_index
@@ -27,17 +28,20 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     "The model in somebody's file, checked. Raises `PoolError`."
     file = Path(file)
     factories = {arch: factory} if factory else None
+    arch, n_classes, class_names, args = understood(
+        arch, n_classes, class_names, spec.get("arch_args"))
     n_classes = n_classes or len(class_names or ())
     require(n_classes, f"{file.name}: say how many classes it has (n_classes) "
             "or what they are (class_names)", PoolError)
     mean, std = _floats(file, mean, std)
-    about = {"class_names": class_names, "trained": dict(imported=file.name), **spec}
+    about = {"class_names": class_names, "trained": dict(imported=file.name), **spec,
+             "arch_args": args}
     spec = ModelSpec(name or file.stem, arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
-    state = read_weights(file)
+    state = hub_weights(file) if file.is_dir() else read_weights(file)
     state = fit_names(state, wanted(spec, factories, len(state)))
     try:
-        return restore(spec, state, factories, FRESH_FILE), spec, factories
+        return restore(spec, state, factories, FRESH_FILE, strict=True), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 
@@ -51,16 +55,19 @@ def _floats(file, *values):
 
 # %% ../../nbs/pool/imports.ipynb #83dc6a78
 def import_model(path,              # the pool's folder; made if it is not there
-                 file,              # .pt, .pth (read without executing anything) or .safetensors
-                 arch: str,         # name in ARCHS, 'torchvision:NAME', or any name with a factory
+                 # .pt, .pth (read without executing anything), .safetensors, or a folder of the hub
+                 file,
+                 # name in ARCHS, torchvision:NAME, timm:NAME, hf:FOLDER, or any with a factory
+                 arch: str,
                  *,
                  size: int,         # side of its input images in pixels
                  mean,              # of its normalisation, a number per channel in units of [0, 1]
                  std,               # likewise
-                 n_classes: int = None, # may be left out if there are class names
+                 # may be left out if there are class names; 1: two classes, told by one output
+                 n_classes: int = None,
                  class_names=None,  # what its outputs mean, in order
                  name: str = None,  # by default the file's name without ending
-                 # callable (n_classes, channels, size, **arch_args) → nn.Module that gives logits
+                 # callable (n_classes, channels, size, **arch_args) → nn.Module, used as it comes
                  factory=None,
                  **spec             # more fields of ModelSpec: domain, accuracy, arch_args, trained
                 ) -> ModelSpec:     # the new row

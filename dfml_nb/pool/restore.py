@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import dfml_nb.ensemble      # registers the architectures "pool" and "embedding"
-from ..core import PoolError, fork_seed, require
+from ..core import DFMLError, PoolError, fork_seed, require
 from ..nets import Classifier, build_net, freeze
+from ..own import HeadedNet, is_split, real_looking
 from .files import FRESH, brief, state_problem
 from .spec import ModelSpec
 
@@ -147,7 +148,8 @@ def wanted(spec: ModelSpec,
 def restore(spec: ModelSpec,    # what the pool says about the model
             state: dict,        # name → tensor, as read from its file
             factories=None,     # the caller's own architectures: name → callable
-            advice: str = FRESH # what to do with a file that is bad in itself
+            advice: str = FRESH, # what to do with a file that is bad in itself
+            strict=False        # every picture needs a finite answer, not just one
            ) -> Classifier:     # in evaluation mode, without gradients to its weights
     "The model that `spec` describes, filled with `state`. Raises `PoolError` if it does not fit."
     problem = state_problem(state, wanted(spec, factories, len(state)))
@@ -161,19 +163,38 @@ def restore(spec: ModelSpec,    # what the pool says about the model
     model.net.load_state_dict(state)
     model.arch = spec.arch
     model.arch_args = dict(spec.arch_args)
-    return _tried(freeze(model), spec, advice)
+    return check_answers(freeze(model), spec, advice, strict)
 
+# %% ../../nbs/pool/restore.ipynb #0a330002
 @torch.no_grad()
-def _tried(model, spec, advice):
-    "The model, after it has given one answer."
+def check_answers(model: Classifier,
+                  spec: ModelSpec,
+                  advice: str = FRESH, # as in restore
+                  strict=True          # as in restore
+                 ) -> Classifier:      # the same
+    "Ask a model about made-up pictures. Raises `PoolError` unless its answers can be used."
+    name = f"model {spec.name!r}"
+    x = real_looking(8 if strict else 3, spec.channels, spec.size).to(model.mean)
     try:
-        out = model(torch.zeros(1, spec.channels, spec.size, spec.size))
+        answers = [model(x), model(x[:1])]
+        whole = isinstance(model.net, HeadedNet) or not strict or is_split(model.net, x)
+    except DFMLError as e:
+        raise PoolError(f"{name}: {e}") from e
     except Exception as e:
         raise PoolError(_blind(spec, e)) from e
-    shape = tuple(getattr(out, "shape", ()))
-    name = f"model {spec.name!r}"
-    require(isinstance(out, torch.Tensor) and shape == (1, spec.n_classes),
-            f"{name} answers with shape {shape} where {spec.n_classes} classes "
-            f"need (1, {spec.n_classes}): correct its class count or names", PoolError)
-    require(out.isfinite().all(), f"{name} answers with NaN or infinity: {advice}", PoolError)
+    for images, out in zip((len(x), 1), answers):
+        shape = tuple(getattr(out, "shape", ()))
+        require(isinstance(out, torch.Tensor) and shape == (images, spec.n_classes),
+                f"{name} answers {images} images with shape {shape} where {spec.n_classes} classes "
+                f"need ({images}, {spec.n_classes}): correct its class count or names", PoolError)
+    finite = torch.cat(answers).isfinite().all(1)
+    bad = (~finite).sum().item()
+    require(finite.all() if strict else finite.any() or _finite_on_black(model, x),
+            f"{name} answers with NaN or infinity to {bad} of {len(finite)} pictures: {advice}",
+            PoolError)
+    require(whole, f"{name} does not answer head(features(x)), though it has both: give them "
+            "other names, and it is used whole", PoolError)
     return model
+
+def _finite_on_black(model, x):
+    return model(torch.zeros_like(x[:1])).isfinite().all()

@@ -18,6 +18,7 @@ from torch import nn
 from ..core import DataError, PoolError, require, rng
 from ..episodes import draw
 from ..nets import Classifier, freeze
+from ..own import unmoved
 from ..splits import Split
 
 # %% ../../nbs/pool/teacher.ipynb #d182cc7b
@@ -161,10 +162,11 @@ def train_teacher(model: Classifier,   # untrained; trained in place
                   history=None         # a list that receives the held-out accuracy of every epoch
                  ) -> tuple:           # (Classifier of the best epoch, its held-out accuracy)
     "Train a teacher and keep its best epoch (of equals the last: its statistics have settled)."
-    net = model.net.to(memory_format=torch.channels_last)
+    layout = _layout(model, x)
+    net = model.net.to(memory_format=layout)
     gen = rng(*key, "train")
-    x = _ready(model, x)
-    held_x = _ready(model, held_x)
+    x = model.normalize(x).clone(memory_format=layout)
+    held_x = model.normalize(held_x).clone(memory_format=layout)
     opt = OPTIMISERS[r.opt](net.parameters(), r)
     best = -1.
     kept = None
@@ -181,5 +183,14 @@ def train_teacher(model: Classifier,   # untrained; trained in place
     net.load_state_dict(kept)
     return freeze(model), best
 
-def _ready(model, x):
-    return model.normalize(x).contiguous(memory_format=torch.channels_last)
+def _layout(model, x):
+    "Channels last, unless the network flattens by `.view`, which cannot take them."
+    layout = torch.channels_last
+    net = deepcopy(model.net).to(memory_format=layout)
+    try:
+        with unmoved(net):
+            net(model.normalize(x[:2]).contiguous(memory_format=layout))
+    except RuntimeError as e:
+        if "view" not in str(e): raise
+        return torch.contiguous_format
+    return torch.contiguous_format if getattr(net, "plain_layout", False) else layout
