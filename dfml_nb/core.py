@@ -207,7 +207,7 @@ def save_json(path, # the file to write
     atomic_write(path, lambda p: p.write_text(text + "\n", encoding="utf-8"))
 
 LONGEST = 2**26     # bytes of a JSON file
-MANY = 4 * 10**6    # values in it: each takes up to 72 bytes, and a comma or a bracket to write
+MANY = 2 * 10**6    # values in it: each takes up to 150 bytes, and a comma or a bracket to write
 
 def parse_json(data: bytes # UTF-8
               ):           # what it says

@@ -244,6 +244,14 @@ def read_weights(file     # .safetensors, .pt, .pth
             f"{brief(file.name)}: unknown kind of file; can be read: {kinds}", PoolError)
     return find_state(READERS[file.suffix](file), file.name)
 
+# %% ../../nbs/pool/files.ipynb #4a2258e2
+def leads_out(file, folder) -> bool:
+    "Does a path in a folder end outside it, by way of links?"
+    try:
+        return not Path(file).resolve().is_relative_to(Path(folder).resolve())
+    except (OSError, RuntimeError, ValueError):   # a link to itself
+        return True
+
 # %% ../../nbs/pool/files.ipynb #a426367e
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 WHOLES = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
