@@ -32,7 +32,9 @@ def window(numbers: torch.Tensor, # a storage's numbers, flat
     end = offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride))
     expect(count == 0 or count <= len(numbers) >= end,
             f"a tensor of shape {shape} in a storage of {len(numbers)} numbers")
-    return numbers.as_strided(shape, stride, offset) if count else numbers.new_empty(shape)
+    if not count:
+        return numbers.new_empty(shape)
+    return numbers.as_strided(shape, stride, numbers.storage_offset() + offset)
 
 def _whole(v):
     return type(v) is int and 0 <= v < 2**40
