@@ -87,8 +87,8 @@ class Storages:
     def finish(self):
         "Work out what waits for its numbers."
         for tensor, window, marks in self.later:
-            value = window.conj() if marks.get("conj") else window
-            value = -value if marks.get("neg") else value
+            value = window.conj() if "conj" in marks else window
+            value = -value if "neg" in marks else value
             tensor.copy_(value != 0 if tensor.dtype is torch.bool else value)
 
 def _names_storage(pid):
