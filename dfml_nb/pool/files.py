@@ -79,7 +79,8 @@ def holds_numbers(start: bytes) -> bool: # is it a safetensors file, whatever it
 
 # %% ../../nbs/pool/files.ipynb #177012bb
 def read_safetensors(path,
-                     advice: str = FRESH # what to do with a bad one
+                     advice: str = FRESH,  # what to do with a bad one
+                     most: int = LARGEST   # bytes of its numbers
                     ) -> dict:           # name → tensor, on the CPU
     "Read weights. Raises `PoolError` if the file is cut short, or of another kind."
     name = brief(Path(path).name)
@@ -87,7 +88,7 @@ def read_safetensors(path,
     require(not problem, problem, PoolError)
     try:
         with NumberFile(path, links=True) as f:
-            return f.read()
+            return f.read(most)
     except (NumbersError, OSError) as e:
         raise PoolError(f"{name} {brief(e, 300)}: {advice}") from e
 
@@ -117,7 +118,8 @@ def way_out(way: str,     # a name in `WAYS`
     at = f"['{key}']" if key else ""
     return WAYS[way].replace("{file}", typed).replace("{new}", new).replace("{key}", at)
 
-def read_pt(path
+def read_pt(path,
+            most: int = LARGEST # bytes of the file
            ) -> object: # what the file holds: tensors, numbers, text, lists, tables; `Inert`
     "Read a `.pt` of any age, execute nothing. Raises `PoolError` if it needs code, or is broken."
     name = brief(Path(path).name)
@@ -125,9 +127,9 @@ def read_pt(path
     problem = not_weights(start, name)
     require(not problem, problem, PoolError)
     if holds_numbers(start):
-        return read_safetensors(path, FRESH_FILE)
+        return read_safetensors(path, FRESH_FILE, most)
     try:
-        return open_pt(path)
+        return open_pt(path, most)
     except Refused as e:
         runs = "a pickle that runs code when opened: it asks for " * (e.way == "program")
         raise PoolError(f"{name} was refused: {runs}{brief(e)}: {way_out(e.way, path)}") from e
@@ -230,7 +232,8 @@ def _headed(state, want):
 READERS = {".safetensors": partial(read_safetensors, advice=FRESH_FILE),
            **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), read_pt)}
 
-def read_weights(file     # .safetensors, .pt, .pth
+def read_weights(file,     # .safetensors, .pt, .pth
+                 most: int = LARGEST # bytes that are read
                 ) -> dict: # name → tensor, as saved
     "Read somebody's weights, safely. Raises `PoolError`."
     file = Path(file)
@@ -242,7 +245,7 @@ def read_weights(file     # .safetensors, .pt, .pth
     kinds = ", ".join(READERS)
     require(file.suffix in READERS,
             f"{brief(file.name)}: unknown kind of file; can be read: {kinds}", PoolError)
-    return find_state(READERS[file.suffix](file), file.name)
+    return find_state(READERS[file.suffix](file, most=most), file.name)
 
 # %% ../../nbs/pool/files.ipynb #4a2258e2
 def leads_out(file, folder) -> bool:

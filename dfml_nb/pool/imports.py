@@ -34,12 +34,16 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     about = {"class_names": class_names, "trained": dict(imported=file.name), **spec}
     spec = ModelSpec(name or file.stem, arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
-    state = read_weights(file)
+    state = read_weights(file, _room(wanted(spec, factories)))
     state = fit_names(state, wanted(spec, factories, len(state)))
     try:
         return restore(spec, state, factories, FRESH_FILE), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
+
+def _room(want) -> int: # bytes
+    "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."
+    return 10 * 8 * sum(v.numel() for v in want.values()) + 2**26
 
 def _floats(file, *values):
     "Each as a list of numbers."

@@ -338,12 +338,13 @@ class TarFile(Storages):
 # %% ../../nbs/pool/pt.ipynb #8a873b1a
 EMPTY = "it is empty"
 
-def open_pt(path      # a .pt or .pth of any age
+def open_pt(path,     # a .pt or .pth of any age
+            most: int = LARGEST # bytes of it
            ) -> object: # what it holds: tensors, numbers, text, lists and tables of them, `Inert`
     "Read a file and execute nothing. Raises `Refused`, or any other exception if it is broken."
     with open_once(path, links=True) as f:
         size = size_of(f)
-        expect(size <= LARGEST, f"{size / 1e9:.0f} GB to be read", "large")
+        expect(size <= most, f"it has {size / 1e6:.0f} MB, and {most / 1e6:.0f} MB must do", "large")
         start = f.read(512)
         require(start, EMPTY, EOFError)
         kind = Archive if start[:4] == b"PK\3\4" else OldFile
