@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from ..core import PoolError, progress, require
 from .add import add_model, add_models, describe
-from .files import FRESH_FILE, READERS, brief, fit_names, read_weights
+from .files import FRESH_FILE, READERS, brief, fit_names, leads_out, read_weights
 from .hub import hub_weights, understood
 from .pool import Pool
 from .restore import restore, wanted
@@ -38,12 +38,17 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
              "arch_args": args}
     spec = ModelSpec(name or file.stem, arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
-    state = hub_weights(file) if file.is_dir() else read_weights(file)
+    room = _room(wanted(spec, factories))
+    state = hub_weights(file) if file.is_dir() else read_weights(file, room)
     state = fit_names(state, wanted(spec, factories, len(state)))
     try:
         return restore(spec, state, factories, FRESH_FILE, strict=True), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
+
+def _room(want) -> int: # bytes
+    "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."
+    return 10 * 8 * sum(v.numel() for v in want.values()) + 2**26
 
 def _floats(file, *values):
     "Each as a list of numbers."
@@ -82,6 +87,9 @@ def _model_files(folder):
     require(Path(folder).is_dir(), f"there is no folder {folder}", PoolError)
     files = sorted(f for f in Path(folder).glob("*") if f.suffix in READERS)
     require(files, f"{folder} holds no model files ({', '.join(READERS)})", PoolError)
+    out = [f.name for f in files if leads_out(f, folder)]
+    require(not out, f"{brief(out)}: links that lead out of {folder}, perhaps to a file of yours: "
+            "take them away, or import what they lead to by its own name", PoolError)
     return files
 
 def _arguments(files, folder, arch, details, kw):
