@@ -11,13 +11,15 @@ import time
 import warnings
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
-from ..core import DFMLError, RunError, atomic_write, progress, require
+from ..core import DFMLError, RunError, atomic_write, parse_json, progress, require
 from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
+from ..pool.numbers import NumberFile, checksum
+from ..pool.restore import at_most, blank_net
+from ..pool.spec import ModelSpec
 from ..ranks import broadcast, n_ranks, rank
 from ..runs import RunFolder
 
@@ -33,6 +35,7 @@ def save_model(model: Classifier, # its architecture is recorded if it has `arch
                 mean=model.mean.flatten().tolist(), std=model.std.flatten().tolist(),
                 arch=model.arch, arch_args=model.arch_args, **about)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    info = dict(info, sha256=checksum(state, json.dumps(info)))
     data = save(state, metadata=dict(dfml_nb=json.dumps(info)))
     atomic_write(path, lambda p: p.write_bytes(data))
 
@@ -46,39 +49,46 @@ def build(info: dict,      # what save_model says
                             **info["arch_args"])
 
 def blank(info: dict,      # as above
-          factories=None
-         ) -> Classifier:  # on the meta device, if that is possible
-    "The same without memory or numbers."
-    with warnings.catch_warnings(), torch.device("cpu" if factories else "meta"):
-        warnings.simplefilter("ignore")     # of PyTorch, about layers of no width
-        try:
-            return build(info, factories)
-        except NotImplementedError:         # an architecture that computes while it is built
-            pass
-    return build(info, factories)
+          factories=None,
+          most: int = 10_000 # weights that the file has
+         ) -> dict:        # name → tensor, without memory behind it if that is possible
+    "The weights that such a network has. Raises `PoolError`."
+    spec = ModelSpec("of the file", info["arch"], info["n_classes"], info["channels"],
+                     info["size"], arch_args=info["arch_args"])
+    with at_most(most):
+        net = blank_net(spec, factories, "cpu" if factories else "meta")
+    return {f"net.{k}": v for k, v in net.state_dict().items()}
 
 # %% ../../nbs/learn/training.ipynb #4a1f1204
 def read_model(path,            # a file of `save_model`
                factories=None   # the caller's own architectures: name → function
               ) -> tuple:       # (the classifier, facts)
-    "Read a file of `save_model`. Raises `RunError` if it is something else."
+    "Read a file of `save_model`. Raises `RunError` if it is something else, or was changed."
     try:
         return read_checked(path, factories)
-    except DFMLError:
+    except RunError:
         raise
-    except (OSError, SafetensorError, LookupError, ArithmeticError, ValueError, TypeError,
+    except (DFMLError, OSError, LookupError, ArithmeticError, ValueError, TypeError,
             AttributeError, RuntimeError, MemoryError) as e:
         raise RunError(f"{path} holds no model saved by this library ({e})") from e
 
 # %% ../../nbs/learn/training.ipynb #4a1f1205
 def read_checked(path, factories) -> tuple: # as read_model
     "Read a file of `save_model`; raises almost anything if it is something else."
-    with safe_open(path, "pt") as f:
-        info = json.loads((f.metadata() or {})["dfml_nb"])
-        state = {k: f.get_tensor(k) for k in f.keys()}
+    with NumberFile(path, links=True) as f:
+        info = parse_json(f.about["dfml_nb"].encode())
+        said = info.pop("sha256", None)
+        want = blank(info, factories, len(f.table))
+        state = f.read(8 * sum(v.numel() for v in want.values()))
+    whole = said in (None, checksum(state, json.dumps(info)))
+    require(whole, f"{path} was changed after it was saved (wrong checksum): "
+            "take it from a copy, or train again", RunError)
+    if said is None:
+        warnings.warn(f"{path} has no checksum: it was saved by an earlier version, and nobody "
+                      "can tell whether it has changed since")
     if {len(info["mean"]), len(info["std"])} != {info["channels"]}:
         raise ValueError("mean and std are not one number a channel")
-    problem = state_problem(state, blank(info, factories).state_dict())
+    problem = state_problem(state, want)
     if problem: raise ValueError(problem)
     model = build(info, factories)
     model.load_state_dict(state)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from ..core import PoolError, progress, require
 from .add import add_model, add_models, describe
-from .files import FRESH_FILE, READERS, brief, fit_names, read_weights
+from .files import FRESH_FILE, READERS, brief, fit_names, leads_out, read_weights
 from .pool import Pool
 from .restore import restore, wanted
 from .spec import ModelSpec, check_spec, read_index
@@ -75,6 +75,9 @@ def _model_files(folder):
     require(Path(folder).is_dir(), f"there is no folder {folder}", PoolError)
     files = sorted(f for f in Path(folder).glob("*") if f.suffix in READERS)
     require(files, f"{folder} holds no model files ({', '.join(READERS)})", PoolError)
+    out = [f.name for f in files if leads_out(f, folder)]
+    require(not out, f"{brief(out)}: links that lead out of {folder}, perhaps to a file of yours: "
+            "take them away, or import what they lead to by its own name", PoolError)
     return files
 
 def _arguments(files, folder, arch, details, kw):

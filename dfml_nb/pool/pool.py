@@ -14,11 +14,12 @@ from pathlib import Path
 from fastcore.basics import patch
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
-from ..core import PoolError, pick_device, require, sha256_file
+from ..core import PoolError, pick_device, require
 from ..nets import Classifier, build_classifier
 from .add import add_models, open_folder
-from .files import FRESH, read_safetensors
-from .restore import restore
+from .files import FRESH, brief
+from .numbers import NumberFile, NumbersError
+from .restore import restore, wanted
 from .spec import ModelSpec, check_spec, read_index, real_file
 
 # %% ../../nbs/pool/pool.ipynb #4d7396d0
@@ -32,15 +33,20 @@ def load_model(path,            # the pool's folder
     require(real_file(file),
             f"{name}: {file} is missing, or a link instead of a file: {FRESH}", PoolError)
     try:
-        found = sha256_file(file)
+        return restore(spec, _numbers_of(file, spec, factories), factories)
+    except NumbersError as e:
+        raise PoolError(f"{name}: {file.name} {brief(e, 300)}: {FRESH}") from e
     except OSError as e:
         raise PoolError(f"{name}: {file.name} cannot be read ({e}): {FRESH}") from e
-    require(found == spec.sha256, f"{name}: {file.name} is not the file that was published "
-            f"(wrong checksum; changed or cut short): {FRESH}", PoolError)
-    try:
-        return restore(spec, read_safetensors(file), factories)
     except PoolError as e:
         raise PoolError(str(e) if spec.name in str(e) else f"{name}: {e}") from e
+
+def _numbers_of(file, spec, factories):
+    "The weights, if there are no more of them than the architecture has."
+    with NumberFile(file) as f:
+        blank = wanted(spec, factories, len(f.table))
+        most = 8 * sum(v.numel() for v in blank.values())    # bytes; a number takes 8 at most
+        return f.read(most, spec.sha256)
 
 # %% ../../nbs/pool/pool.ipynb #d7b015a3
 class Kept:
