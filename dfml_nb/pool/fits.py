@@ -13,8 +13,8 @@ from difflib import get_close_matches
 import torch
 
 from ..core import PoolError, require
-from .files import brief
-from .names import folded, pair, tensors_of, tree
+from .files import brief, tensors_of
+from .names import folded, pair, tree
 
 # %% ../../nbs/pool/fits.ipynb #56cd708a
 COUNTERS = {"num_batches_tracked", "total_ops", "total_params", "n_averaged", "_extra_state",
@@ -199,7 +199,8 @@ def report(fit: Fit) -> str: # several lines, without the first
     for name in fit.missing:
         near = _near(name, extra)
         if near and _rest(near) == _rest(name):
-            lists[2].append(f"{_shown(near, fit.state)}, and the network has {_shown(name, fit.want)}")
+            ours = _shown(name, fit.want)
+            lists[2].append(f"{_shown(near, fit.state)}, and the network has {ours}")
             missing.remove(name)
             extra.remove(near)
     for names, table, other, out in ((extra, fit.state, fit.missing, lists[0]),
