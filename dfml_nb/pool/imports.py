@@ -174,16 +174,21 @@ def _checked(args, taken, factories, quiet):
         try:
             model, spec, _ = read_foreign(file, say=say, **args[file])
         except PoolError as e:
-            bad.append(str(e))
+            bad.append(_placed(file, args) + str(e))
             continue
         have = taken.setdefault(spec.name, spec)
         if have is spec:
             todo.append(file)
         elif not _same_model(have, spec, model, factories):
             other = f"there is already another model {spec.name!r}"
-            bad.append(f"{file.name}: {other}: rename the file")
+            bad.append(f"{_placed(file, args)}{file.name}: {other}: rename the file")
     _say_all(notes)
     return todo, bad
+
+def _placed(file, files):
+    "The folder of a file, with a slash, where others have its name."
+    alike = [f for f in files if f.name == file.name]
+    return f"{brief(file.parent.name, 60)}/" if len(alike) > 1 else ""
 
 def _note(notes, file, text):
     notes.append((file, text))

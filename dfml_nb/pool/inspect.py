@@ -16,7 +16,7 @@ from torchvision import models as tvm
 
 from ..core import PoolError
 from ..nets import ARCHS
-from .files import brief, read_file, read_weights
+from .files import brief, read_file, read_weights, tensors_of
 from .fits import AVERAGED, COUNTERS, fits, report
 from .names import folded, tree
 from .restore import wanted
@@ -141,22 +141,26 @@ def _layers(state, every):
     "Names and shapes, of all tensors or one line for each part of the network."
     if every:
         return [f"  {brief(k, 100)} {tuple(v.shape)}" for k, v in state.items()]
-    root = tree(state).inner()
-    lines = [f"  {brief(full, 100)} {shape}" for full, shape in root.tensors.values()]
-    for p in root.parts.values():
+    node = tree(state).inner()
+    lines = [f"  {brief(full, 100)} {shape}" for full, shape in node.tensors.values()]
+    for p in node.parts.values():
         names = p.names()
-        numbers = sum(state[k].numel() for k in names)
-        some = f"{brief(names[0], 100)} {tuple(state[names[0]].shape)}"
-        lines.append(f"  {brief(p.path, 60)}: {len(names)} tensors, {numbers} numbers, as {some}")
+        first = f"{brief(names[0], 80)} {tuple(state[names[0]].shape)}"
+        more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"  {first}{more}")
     return lines[:40] + ["  …"] * (len(lines) > 40)
 
 def _others(obj):
     "What lies beside the weights."
     items = obj.items() if isinstance(obj, dict) else ()
-    other = [(k, v) for k, v in items if not isinstance(v, torch.Tensor)]
-    plain = [f"{brief(k, 40)} = {brief(v, 60)}" for k, v in other if not isinstance(v, (dict, list))]
-    tables = [f"{brief(k, 40)} (a table)" for k, v in other if isinstance(v, (dict, list))]
-    return (plain + tables)[:12]
+    plain = []
+    for k, v in items:
+        nest = isinstance(v, (dict, list, tuple))
+        if nest and not tensors_of(v):
+            plain.append(brief(k, 40))
+        elif not nest and not isinstance(v, torch.Tensor):
+            plain.append(f"{brief(k, 40)} = {brief(v, 60)}")
+    return plain[:12]
 
 # %% ../../nbs/pool/inspect.ipynb #5897e5de
 def import_line(file, spec: ModelSpec = None # that fits
@@ -184,7 +188,7 @@ def inspect_file(file,       # of weights
     kinds = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in plain.values()}))
     numbers = sum(v.numel() for v in state.values())
     lines = [f"{brief(Path(file).name)}: {len(state)} tensors, {numbers / 1e6:.2f} million numbers "
-             f"({kinds})", *(f"weights: {line}" for line in _nests(state)), *_layers(state, every)]
+             f"({kinds})", *(f"weights: {line}" for line in _nests(state)), *_layers(plain, every)]
     others = _others(read_file(file))
     lines += [f"beside them: {', '.join(others)}"] if others else []
     for name, at, of in ((first, 1, "channels"), (head, 0, "classes")):
