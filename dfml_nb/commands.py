@@ -81,7 +81,7 @@ def accuracies(pool) -> str:
     return f"{min(percent):.1f} to {max(percent):.1f}%, mean {mean:.1f}%"
 
 # %% ../nbs/commands.ipynb #7088a96a
-def import_files(files: str,       # a .pt, .pth or .safetensors file, or a folder of them
+def import_files(files: str,       # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
                  *,
                  out: str,         # folder of the pool; models already there are kept
                  # of all files: conv4, resnet10, resnet18, resnet50, vit, or torchvision:NAME
@@ -92,12 +92,18 @@ def import_files(files: str,       # a .pt, .pth or .safetensors file, or a fold
                  mean: tuple[float, ...],
                  std: tuple[float, ...], # the same for the deviation
                  classes: int = None, # number of outputs
-                 # what the outputs mean, in order, separated by commas; needed for
-                 # comparing teachers
+                 # what the outputs mean, in order, separated by commas, or a file with one a
+                 # line; needed for comparing teachers
                  names: list[str] = None,
                  # one word for where the classes come from; equal names in equal domains
                  # are one class
                  domain: str = None,
+                 name: str = None, # of the model of one file; default: the file's name
+                 # where the weights lie in the file, if there are several: for example model_ema
+                 key: str = None,
+                 ema: bool = False, # take the averaged weights (EMA) that lie beside the others
+                 recursive: bool = False, # all files of all folders below
+                 skip_bad: bool = False, # import the good files of a folder, and name the others
                  quiet: bool = False # no progress bars
                 ):                 # the pool
     "Put somebody's model files into a pool; checked, never run, and of a folder all or none."
@@ -106,15 +112,42 @@ def import_files(files: str,       # a .pt, .pth or .safetensors file, or a fold
     from dfml_nb.pool.pool import Pool
     how_many = "say how many classes the models have (--classes), or what they are (--names)"
     require(classes or names, how_many)
-    about = dict(size=size, mean=mean, std=std)
-    about.update(n_classes=classes, class_names=names, domain=domain)
+    about = dict(size=size, mean=mean, std=std, key=key, ema=ema)
+    about.update(n_classes=classes, class_names=read_names(names), domain=domain)
     if Path(files).is_dir():
-        import_folder(out, files, arch, quiet=quiet, **about)
+        require(not name, "--name is for one file: a folder's models have the names of its files")
+        how = dict(recursive=recursive, skip_bad=skip_bad)
+        import_folder(out, files, arch, quiet=quiet, **how, **about)
     else:
-        import_model(out, files, arch, **about)
+        import_model(out, files, arch, name=name, **about)
     pool = Pool(out)
     print(f"{out}: {pool}")
     return pool
+
+# %% ../nbs/commands.ipynb #c9146cbf
+def read_names(names: list # words, or one file with a word a line; or None
+              ) -> list:
+    "What outputs mean. Raises `SettingsError` if a file cannot be read."
+    from dfml_nb.core import SettingsError
+    if not names or len(names) > 1 or not Path(names[0]).is_file():
+        return names
+    try:
+        lines = Path(names[0]).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as e:
+        why = f"{names[0]} cannot be read as a file of names, one a line"
+        raise SettingsError(f"{why} ({type(e).__name__}): save it as text in UTF-8") from e
+    return [line.strip() for line in lines if line.strip()]
+
+# %% ../nbs/commands.ipynb #d2105146
+def inspect(file: str,         # a .pt, .pth, .safetensors … file; nothing in it is run
+            *,
+            all_: bool = False # name every tensor
+           ) -> str:           # what was printed
+    "Say what a file of weights holds, which architectures fit, and how to import it."
+    from dfml_nb.pool.inspect import inspect_file
+    said = inspect_file(file, all_)
+    print(said)
+    return said
 
 # %% ../nbs/commands.ipynb #739983ac
 def check(pool: str,          # folder of the pool

@@ -48,18 +48,6 @@ def torchvision_net(name: str,         # for example mobilenet_v3_small
         recolour(net, channels)
     return HeadedNet(net, n_classes)
 
-# %% ../nbs/zoo.ipynb #0a22000b
-def open_question(arch: str,      # as in build_net
-                  arch_args: dict # what is known
-                 ) -> str:        # '' if there is none
-    "What must be known about an architecture and stands in no file of weights."
-    kind, _, name = arch.partition(":")
-    if kind != "torchvision": return ""
-    if name not in ("googlenet", "inception_v3") or "transform_input" in arch_args: return ""
-    return (f"torchvision's {name} can normalise its images inside, and no file says whether it "
-            "does: say transform_input=True if it was fine-tuned from torchvision's own weights, "
-            "else transform_input=False (from a terminal: --arch-arg transform_input=false)")
-
 # %% ../nbs/zoo.ipynb #0a22000e
 def library(name: str, # to import
             extra: str # of this library, that brings it

@@ -6,26 +6,31 @@
 __all__ = ['import_model', 'import_folder']
 
 # %% ../../nbs/pool/imports.ipynb #82ae00e5
-import hashlib, json
+import hashlib, json, sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
-from ..core import PoolError, progress, require
+from ..core import PoolError, fork_seed, progress, require
 from .add import add_model, add_models, describe
-from .files import FRESH_FILE, READERS, brief, fit_names, leads_out, read_weights
+from .choose import model_files, plain_name
+from .files import FRESH_FILE, brief, read_weights
+from .fits import chosen, report
 from .hub import hub_weights, understood
+from .inspect import ASKED, other_arguments
 from .pool import Pool
 from .restore import restore, wanted
 from .spec import ModelSpec, check_spec, read_index
 
 # %% ../../nbs/pool/imports.ipynb #7f8aada9
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,
-                 factory=None, **spec   # arguments as in import_model
+                 factory=None, key=None, ema=False, say=None, # arguments as in import_model
+                 **spec
                 ) -> tuple:             # (Classifier, ModelSpec, factories)
-    "The model in somebody's file, checked. Raises `PoolError`."
+    "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
     file = Path(file)
     factories = {arch: factory} if factory else None
     arch, n_classes, class_names, args = understood(
@@ -34,21 +39,25 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     require(n_classes, f"{file.name}: say how many classes it has (n_classes) "
             "or what they are (class_names)", PoolError)
     mean, std = _floats(file, mean, std)
+    name = name or plain_name(file)
     about = {"class_names": class_names, "trained": dict(imported=file.name), **spec,
              "arch_args": args}
-    spec = ModelSpec(name or file.stem, arch, n_classes, len(mean), size, mean, std, **about)
+    spec = ModelSpec(name, arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
-    room = _room(wanted(spec, factories))
-    state = hub_weights(file) if file.is_dir() else read_weights(file, room)
-    state = fit_names(state, wanted(spec, factories, len(state)))
+    spec, fit = fitted(file, spec, factories, key, ema, say or _say)
+    if key or ema:
+        spec.trained = {**spec.trained, "weights": fit.root[:200]}
     try:
-        return restore(spec, state, factories, FRESH_FILE, strict=True), spec, factories
+        return restore(spec, fit.weights(), factories, FRESH_FILE, strict=True), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 
 def _room(want) -> int: # bytes
     "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."
     return 10 * 8 * sum(v.numel() for v in want.values()) + 2**26
+
+def _say(note):
+    print(note, file=sys.stderr, flush=True)
 
 def _floats(file, *values):
     "Each as a list of numbers."
@@ -58,9 +67,56 @@ def _floats(file, *values):
         rule = "mean and std must be numbers, one per channel"
         raise PoolError(f"{file.name}: {rule} ({brief(e)})") from e
 
+# %% ../../nbs/pool/imports.ipynb #f0d55132
+def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
+    "What the file has of the network, complete. Raises `PoolError`."
+    room = _room(wanted(spec, factories))
+    state = hub_weights(file) if file.is_dir() else read_weights(file, room)
+    first = None
+    for args in (None, *other_arguments(spec, state)):
+        tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})
+        try:
+            want = wanted(tried, factories, len(state))
+        except PoolError:
+            if args is None: raise
+            continue
+        same = _same_answers(tried, factories)
+        fit = chosen(state, want, file.name, key, ema, same, say)
+        first = first or fit
+        if fit.complete:
+            _ask(file, tried, args)
+            if args:
+                say(f"{file.name}: built with {_shown(args)}, as its weights show")
+            return tried, fit
+    raise PoolError(f"{_title(file, spec)} does not fit the file:\n{report(first)}\n"
+                    f"  To see what the file holds, type: dfml inspect {file.name}")
+
+def _title(file, spec):
+    return f"{file.name}: model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
+
+def _shown(args):
+    return ", ".join(f"{k}={json.dumps(v)}" for k, v in args.items())
+
+def _ask(file, spec, args):
+    "Raises `PoolError` if something is not said that no weight shows."
+    silent = [k for k in ASKED.get(spec.arch, {}) if k not in spec.arch_args]
+    more = f" {_shown(args)}" if args else ""
+    for k in silent:
+        raise PoolError(f"{_title(file, spec)}: no weight shows {ASKED[spec.arch][k]}: "
+                        f"say arch_args {k}=true or {k}=false{more} (--arch-arg NAME=VALUE)")
+
+def _same_answers(spec, factories):
+    "Do two fits give networks that answer the same?"
+    def same(a, b):
+        with fork_seed("answers"), torch.no_grad():
+            x = torch.rand(4, spec.channels, spec.size, spec.size)
+            one, two = (restore(spec, f.weights(), factories)(x) for f in (a, b))
+        return torch.allclose(one, two, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+    return same
+
 # %% ../../nbs/pool/imports.ipynb #83dc6a78
 def import_model(path,              # the pool's folder; made if it is not there
-                 # .pt, .pth (read without executing anything), .safetensors, or a folder of the hub
+                 # .pt, .pth … (read without executing anything), .safetensors, or a folder of the hub
                  file,
                  # name in ARCHS, torchvision:NAME, timm:NAME, hf:FOLDER, or any with a factory
                  arch: str,
@@ -71,34 +127,43 @@ def import_model(path,              # the pool's folder; made if it is not there
                  # may be left out if there are class names; 1: two classes, told by one output
                  n_classes: int = None,
                  class_names=None,  # what its outputs mean, in order
-                 name: str = None,  # by default the file's name without ending
+                 name: str = None,  # by default the file's name without endings
                  # callable (n_classes, channels, size, **arch_args) → nn.Module, used as it comes
                  factory=None,
+                 key: str = None,   # the nest of the weights in the file, if there are several
+                 ema=False,         # take the averaged weights (EMA) that lie beside the others
                  **spec             # more fields of ModelSpec: domain, accuracy, arch_args, trained
                 ) -> ModelSpec:     # the new row
     "Put somebody's model into a pool. Raises `PoolError` if it is not safe or does not fit."
     model, spec, factories = read_foreign(
         file, arch, size=size, mean=mean, std=std, n_classes=n_classes, class_names=class_names,
-        name=name, factory=factory, **spec)
+        name=name, factory=factory, key=key, ema=ema, **spec)
     return add_model(path, model, factories=factories, **asdict(spec))
 
 # %% ../../nbs/pool/imports.ipynb #e6feb53f
-def _model_files(folder):
-    require(Path(folder).is_dir(), f"there is no folder {folder}", PoolError)
-    files = sorted(f for f in Path(folder).glob("*") if f.suffix in READERS)
-    require(files, f"{folder} holds no model files ({', '.join(READERS)})", PoolError)
-    out = [f.name for f in files if leads_out(f, folder)]
-    require(not out, f"{brief(out)}: links that lead out of {folder}, perhaps to a file of yours: "
-            "take them away, or import what they lead to by its own name", PoolError)
-    return files
-
-def _arguments(files, folder, arch, details, kw):
-    "File → arguments of `read_foreign`."
+def _arguments(names, folder, arch, details, kw):
+    "File → arguments of `read_foreign`. `names`: file → name."
     details = details or {}
-    unknown = set(details) - {f.stem for f in files}
+    unknown = set(details) - set(names.values())
     require(not unknown, f"details are given for {brief(sorted(unknown))}, and {folder} has "
             "no such file: names are written without their ending", PoolError)
-    return {f: {"arch": arch, **kw, **details.get(f.stem, {})} for f in files}
+    return {f: {"arch": arch, "name": n, **kw, **details.get(n, {})} for f, n in names.items()}
+
+def _say_left(left):
+    "What was left lying."
+    if left:
+        some = ", ".join(brief(f.name, 40) for f in left[:5])
+        more = ", …" if len(left) > 5 else ""
+        _say(f"left out, being no models by their names: {len(left)} files ({some}{more})")
+
+def _say_all(notes):
+    "Each kind of note once, with the first file that it is about and the number of others."
+    first = {}
+    for file, note in notes:
+        first.setdefault(note.replace(file, "", 1), []).append(note)
+    for same in first.values():
+        others = f" (and {len(same) - 1} more such files)" if len(same) > 1 else ""
+        _say(same[0] + others)
 
 def _same_model(row, spec, model, factories):
     "Is a row of the pool what adding this model would make?"
@@ -115,42 +180,61 @@ def _checked(args, taken, factories, quiet):
     "Read all files; → (those to import, what is wrong). `taken`: name → row, gets the new ones."
     todo = []
     bad = []
+    notes = []
     for file in progress(list(args), "checking", quiet=quiet):
+        say = partial(_note, notes, file.name)
         try:
-            model, spec, _ = read_foreign(file, **args[file])
+            model, spec, _ = read_foreign(file, say=say, **args[file])
         except PoolError as e:
-            bad.append(str(e))
+            bad.append(_placed(file, args) + str(e))
             continue
         have = taken.setdefault(spec.name, spec)
         if have is spec:
             todo.append(file)
         elif not _same_model(have, spec, model, factories):
             other = f"there is already another model {spec.name!r}"
-            bad.append(f"{file.name}: {other}: rename the file")
+            bad.append(f"{_placed(file, args)}{file.name}: {other}: rename the file")
+    _say_all(notes)
     return todo, bad
+
+def _placed(file, files):
+    "The folder of a file, with a slash, where others have its name."
+    alike = [f for f in files if f.name == file.name]
+    return f"{brief(file.parent.name, 60)}/" if len(alike) > 1 else ""
+
+def _note(notes, file, text):
+    notes.append((file, text))
 
 # %% ../../nbs/pool/imports.ipynb #73256bef
 def import_folder(path,          # the pool's folder; made if it is not there
-                  folder,        # holds the files
+                  folder,        # holds the files, or run folders with one each
                   arch: str,     # of all of them
                   # file name without ending → dict of arguments for this file alone, also arch
                   details=None,
                   quiet=False,   # no progress bar
+                  recursive=False, # all files of all folders below
+                  skip_bad=False, # import the good ones, and say which are not
                   **kw           # arguments of import_model for all files
                  ) -> Pool:
     "Import every model file of a folder, all or none. Raises `PoolError` listing all bad files."
-    files = _model_files(folder)
-    args = _arguments(files, folder, arch, details, kw)
+    names, left = model_files(folder, recursive)
+    _say_left(left)
+    args = _arguments(names, folder, arch, details, kw)
     factories = {a["arch"]: a["factory"] for a in args.values() if a.get("factory")} or None
     there = (Path(path)/"pool.json").exists()
     taken = {s.name: s for s in read_index(path)} if there else {}
     todo, bad = _checked(args, taken, factories, quiet)
-    summary = f"{len(bad)} of {len(files)} files cannot be imported:"
-    require(not bad, "\n".join([summary, *bad]), PoolError)
+    summary = f"{len(bad)} of {len(args)} files cannot be imported:"
+    said = "\n".join([summary, *bad])
+    skipped = skip_bad and len(bad) < len(args)
+    hint = "" if skip_bad or len(bad) == len(args) else "\n(--skip-bad imports the others)"
+    require(not bad or skipped, said + hint, PoolError)
+    if bad:
+        _say(said)
     def items():
         for file in progress(todo, "importing", quiet=quiet):
-            model, spec, _ = read_foreign(file, **args[file])
+            model, spec, _ = read_foreign(file, say=len, **args[file])
             yield dict(vars(spec), model=model)
-    order = [args[file].get("name") or file.stem for file in files]
+    order = [a["name"] for a in args.values()]
     add_models(path, items(), factories, every=0, order=order)
     return Pool(path, factories=factories)

@@ -47,6 +47,9 @@ STARTS = (   # how a file begins, what it is, what to do
     (rb"\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!", "packed by xz, zstd, 7z or rar", UNPACK),
     (rb"\x89HDF", "an HDF5 file, as Keras writes it",
      "load it in the program that wrote it, and save its weights from PyTorch"),
+    (rb"\x08[\x03-\x0f]\x12", "an ONNX file",
+     "save the weights in the program that wrote it, with "
+     "torch.save(model.state_dict(), 'model.pt')"),
     (rb"\x93NUMPY", "an array of NumPy",
      "save a table of names and tensors instead, with torch.save"),
     (rb"[\x09\x0a\x0d\x20-\x7e]{16,}\Z", "text", DOWNLOAD))
