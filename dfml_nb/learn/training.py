@@ -24,7 +24,7 @@ from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
 from ..pool.numbers import NumberFile, checksum
 from ..pool.restore import at_most, blank_net
-from ..pool.spec import ModelSpec
+from ..pool.spec import SPEC_RULES, ModelSpec, check_spec
 from ..ranks import broadcast, n_ranks, rank
 from ..runs import RunFolder
 
@@ -59,7 +59,8 @@ def blank(info: dict,      # as above
          ) -> dict:        # name → tensor, without memory behind it if that is possible
     "The weights that such a network has. Raises `PoolError`."
     spec = ModelSpec("of the file", info["arch"], info["n_classes"], info["channels"],
-                     info["size"], arch_args=info["arch_args"])
+                     info["size"], info["mean"], info["std"], info["arch_args"])
+    check_spec(spec, SPEC_RULES.keys() - {"channels", "mean", "std"}, "")
     with at_most(most):
         net = blank_net(spec, factories, "cpu" if factories else "meta")
     return {f"net.{k}": v for k, v in net.state_dict().items()}
@@ -91,8 +92,6 @@ def read_checked(path, factories) -> tuple: # as read_model
     if said is None:
         warnings.warn(f"{path} has no checksum: it was saved by an earlier version, and nobody "
                       "can tell whether it has changed since")
-    if {len(info["mean"]), len(info["std"])} != {info["channels"]}:
-        raise ValueError("mean and std are not one number a channel")
     problem = state_problem(state, want)
     if problem: raise ValueError(problem)
     model = build(info, factories)
