@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core import PoolError, SettingsError, load_json, require
 from .files import brief, read_weights
-from ..zoo import FETCHING, hf_config, open_question
+from ..zoo import FETCHING, hf_config
 
 # %% ../../nbs/pool/hub.ipynb #0a440007
 ELSEWHERE = {"model_type", "id2label", "label2id", "num_labels", "num_channels", "image_size",
@@ -103,6 +103,4 @@ def understood(arch: str,        # as the caller said it
     if n_classes == 1:           # one number, whose sigmoid is the probability of the second class
         n_classes = 2
         args["one_output"] = True
-    question = open_question(arch, args)
-    require(not question, question, PoolError)
     return arch, n_classes, class_names, args

@@ -18,7 +18,7 @@ from .add import add_model, add_models, describe
 from .files import FRESH_FILE, READERS, brief, fit_names, read_weights
 from .hub import hub_weights, understood
 from .pool import Pool
-from .restore import restore, wanted
+from .restore import check_alive, restore, wanted
 from .spec import ModelSpec, check_spec, read_index
 
 # %% ../../nbs/pool/imports.ipynb #7f8aada9
@@ -41,7 +41,8 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     state = hub_weights(file) if file.is_dir() else read_weights(file)
     state = fit_names(state, wanted(spec, factories, len(state)))
     try:
-        return restore(spec, state, factories, FRESH_FILE, strict=True), spec, factories
+        model = restore(spec, state, factories, FRESH_FILE, strict=True)
+        return check_alive(model, spec), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 
