@@ -59,6 +59,8 @@ def help_text(comment: str, # of the parameter
     return comment if silent else f"{comment} (default: {default})"
 
 # %% ../nbs/cli.ipynb #81521c31
+OPTIONS = dict(settings="set")     # those that are called otherwise than their parameter
+
 def add_parameter(parser: argparse.ArgumentParser,
                   param,       # as in a signature
                   comment: str # beside it
@@ -69,7 +71,7 @@ def add_parameter(parser: argparse.ArgumentParser,
     if by_place:
         parser.add_argument(param.name, metavar=param.name.upper(), help=comment, **how)
         return
-    option = "set" if param.annotation is dict else param.name.rstrip("_").replace("_", "-")
+    option = OPTIONS.get(param.name, param.name).rstrip("_").replace("_", "-")
     if param.default is param.empty:
         how.update(required=True, help=comment)
     else:
@@ -120,8 +122,10 @@ def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
     me = f" (rank {os.environ.get('RANK', '?')})" if copies > 1 else ""
     keep_memory()                                # fewer page faults, the same numbers
     try:
-        if "settings" in args:
-            args["settings"] = parse_settings(args["settings"])
+        for name in ("settings", "arch_arg"):
+            if name in args:
+                option = OPTIONS.get(name, name).replace("_", "-")
+                args[name] = parse_settings(args[name], f"--{option}")
         with one_run(command, copies, args.get("device")):
             COMMANDS[command](**args)
     except BrokenPipeError:                      # somebody reads only the first lines

@@ -26,7 +26,10 @@ def pretrain(*,
              # side in pixels to which images are brought; needed if not square, or of several sizes
              size: int = None,
              channels: int = None,   # 1: images in grey, 3: in colour; default: as they are
-             arch: str = "conv4",    # conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME
+             # conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME, timm:NAME, or with
+             # --factory any name
+             arch: str = "conv4",
+             factory: str = None,    # of a network of one's own: MODULE:FUNCTION
              models: int = None,     # number of teachers; default: the budget's
              way: int = 5,           # classes of each teacher
              budget: Budget = "cpu", # how much is computed
@@ -42,7 +45,8 @@ def pretrain(*,
         changes = ", ".join(f"{k} = {v}" for k, v in chosen.items())
         print(f"budget {budget}: {changes}", file=sys.stderr)
     images = load_data(data, root, size=size, channels=channels, quiet=quiet)
-    how = dict(way=way, arch=arch, seed=seed, device=device, quiet=quiet)
+    factories = read_factories(factory and [factory], [arch])
+    how = dict(way=way, arch=arch, seed=seed, device=device, quiet=quiet, factories=factories)
     with pool_folder(out):
         pool = pretrain_pool(images, out, **how, **chosen)
     print(f"{len(pool)} teachers in {out}: held-out accuracy {accuracies(pool)}")
@@ -84,7 +88,8 @@ def accuracies(pool) -> str:
 def import_files(files: str,       # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
                  *,
                  out: str,         # folder of the pool; models already there are kept
-                 # of all files: conv4, resnet10, resnet18, resnet50, vit, or torchvision:NAME
+                 # of all files: conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME,
+                 # timm:NAME, hf:FOLDER, or with --factory any name
                  arch: str,
                  size: int,        # side of their input images in pixels
                  # of their normalisation, one number a channel, for images in [0, 1],
@@ -98,6 +103,11 @@ def import_files(files: str,       # a .pt, .pth, .safetensors … file, or a fo
                  # one word for where the classes come from; equal names in equal domains
                  # are one class
                  domain: str = None,
+                 # argument of the architecture, for example filters=64; may be repeated
+                 arch_arg: dict = None,
+                 # of a network of one's own: MODULE:FUNCTION, for example my_nets:Friday for
+                 # Friday in my_nets.py
+                 factory: str = None,
                  name: str = None, # of the model of one file; default: the file's name
                  # where the weights lie in the file, if there are several: for example model_ema
                  key: str = None,
@@ -111,18 +121,48 @@ def import_files(files: str,       # a .pt, .pth, .safetensors … file, or a fo
     from dfml_nb.pool.imports import import_folder, import_model
     from dfml_nb.pool.pool import Pool
     how_many = "say how many classes the models have (--classes), or what they are (--names)"
-    require(classes or names, how_many)
+    hub = arch.startswith("hf:")
+    require(classes or names or hub, how_many)
+    factories = read_factories(factory and [factory], [arch]) or {}
     about = dict(size=size, mean=mean, std=std, key=key, ema=ema)
     about.update(n_classes=classes, class_names=read_names(names), domain=domain)
-    if Path(files).is_dir():
+    about.update(arch_args=arch_arg or {}, factory=factories.get(arch))
+    if Path(files).is_dir() and not hub:
         require(not name, "--name is for one file: a folder's models have the names of its files")
         how = dict(recursive=recursive, skip_bad=skip_bad)
         import_folder(out, files, arch, quiet=quiet, **how, **about)
     else:
         import_model(out, files, arch, name=name, **about)
-    pool = Pool(out)
+    pool = Pool(out, factories)
     print(f"{out}: {pool}")
     return pool
+
+# %% ../nbs/commands.ipynb #0a770002
+def read_factories(words: list, # of [NAME=]MODULE:FUNCTION, or None
+                   names: list  # of architectures; one without NAME belongs to the only unknown one
+                  ) -> dict:    # name → factory, or None
+    "Factories from the command line. Raises `SettingsError`."
+    from dfml_nb.core import require
+    from dfml_nb.nets import ARCHS
+    from dfml_nb.zoo import factory_at, from_zoo
+    unknown = sorted({n for n in names if n not in ARCHS and not from_zoo(n)})
+    if len(names) == 1:
+        unknown = names
+    factories = {}
+    for word in words or []:
+        name, _, place = word.rpartition("=")
+        which = f"say whose factory {place} is: --factory NAME={place}, of {', '.join(unknown)}"
+        require(name or len(unknown) == 1, which if unknown else
+                f"all architectures here are known: leave --factory {place} out")
+        factories[name or unknown[0]] = factory_at(place)
+    return factories or None
+
+def open_pool(path, factory: list): # as in `read_factories`
+    "A pool, with the factories that a command was given."
+    from dfml_nb.pool.pool import Pool
+    pool = Pool(path)
+    factories = read_factories(factory, [s.arch for s in pool.specs])
+    return Pool(path, factories) if factories else pool
 
 # %% ../nbs/commands.ipynb #c9146cbf
 def read_names(names: list # words, or one file with a word a line; or None
@@ -152,12 +192,15 @@ def inspect(file: str,         # a .pt, .pth, .safetensors … file; nothing in 
 # %% ../nbs/commands.ipynb #739983ac
 def check(pool: str,          # folder of the pool
           *,
+          # of networks of one's own: [NAME=]MODULE:FUNCTION, several separated by commas
+          factory: list[str] = None,
           quiet: bool = False # no progress bars
          ):
     "Load every model of a pool once; print a table; fail if anything is wrong."
     from dfml_nb.core import RunError, require
     from dfml_nb.pool.check import check_pool, pool_table
-    rows = check_pool(pool, strict=False, quiet=quiet)
+    factories = open_pool(pool, factory).factories
+    rows = check_pool(pool, strict=False, factories=factories, quiet=quiet)
     print(pool_table(rows))
     bad = [r["name"] for r in rows if not r["ok"]]
     which = ", ".join(bad[:5])
@@ -167,15 +210,15 @@ def check(pool: str,          # folder of the pool
 def screen(pool: str,           # folder of the pool
            *,
            out: str = None,     # JSON to write, for dfml train --trust
+           factory: list[str] = None, # of networks of one's own, as in dfml check
            seed: int = 0,       # fixes all randomness
            device: str = "auto", # auto, cpu, cuda, mps
            quiet: bool = False  # no progress bars
           ) -> list:            # one row a teacher
     "Score every teacher of a pool without data; prints a table, writes how far to trust each."
     from dfml_nb.core import versions
-    from dfml_nb.pool.pool import Pool
     from dfml_nb.recover.screen import screen as screen_pool, screen_table, trust_weights
-    rows = screen_pool(Pool(pool), seed=seed, device=device, quiet=quiet)
+    rows = screen_pool(open_pool(pool, factory), seed=seed, device=device, quiet=quiet)
     names = [r["name"] for r in rows]
     try:      # what took long is kept before it is shown, and shown even if it cannot be kept
         trust = dict(zip(names, trust_weights(rows)))
@@ -239,14 +282,15 @@ def audit(pool: str,           # folder of the pool, made by dfml pretrain
     return rows
 
 # %% ../nbs/commands.ipynb #f2e51cc4
-def parse_settings(pairs  # ['name=value', …], or None
-                  ) -> dict: # name → value, numbers and true/false understood
+def parse_settings(pairs,       # ['name=value', …], or None
+                   option="--set" # that they were given to
+                  ) -> dict:    # name → value, numbers and true/false understood
     "Settings from the command line. Raises `SettingsError`."
     from dfml_nb.core import require
     settings = {}
     for pair in pairs or []:
         name, eq, value = pair.partition("=")
-        require(name and eq, f"--set takes NAME=VALUE, not {pair!r}")
+        require(name and eq, f"{option} takes NAME=VALUE, not {pair!r}")
         settings[name] = parse_value(value)
     return settings
 
@@ -281,16 +325,17 @@ def train(*,
           # of dfml screen --out: how often each teacher is drawn (free, purer, bidf_mkd),
           # or which are left out (pool_distill)
           trust: str = None,
+          factory: list[str] = None, # of networks of one's own, as in dfml check
           seed: int = 0,          # fixes all randomness
           device: str = "auto",   # auto, cpu, cuda, mps
           quiet: bool = False     # no progress bars
          ):                       # the learner
     "Learn a meta-model from a pool alone."
-    from dfml_nb.pool.pool import Pool
     from dfml_nb.recipes import DataFreeMetaLearner, budget_text
     settings = dict(settings or {})
+    if trust or factory:
+        pool = open_pool(pool, factory)
     if trust:
-        pool = Pool(pool)
         settings.setdefault("trust", read_trust(trust, pool))
     learn = [] if learn == ["none"] else learn
     parts = dict(recover=recover, learn=learn, draw=draw)

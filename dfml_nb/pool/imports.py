@@ -22,7 +22,7 @@ from .fits import chosen, report
 from .hub import hub_weights, understood
 from .inspect import ASKED, other_arguments
 from .pool import Pool
-from .restore import restore, wanted
+from .restore import check_alive, restore, wanted
 from .spec import ModelSpec, check_spec, read_index
 
 # %% ../../nbs/pool/imports.ipynb #7f8aada9
@@ -48,7 +48,8 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     if key or ema:
         spec.trained = {**spec.trained, "weights": fit.root[:200]}
     try:
-        return restore(spec, fit.weights(), factories, FRESH_FILE, strict=True), spec, factories
+        model = restore(spec, fit.weights(), factories, FRESH_FILE, strict=True)
+        return check_alive(model, spec), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 

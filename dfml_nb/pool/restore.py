@@ -22,6 +22,7 @@ import dfml_nb.ensemble      # registers the architectures "pool" and "embedding
 from ..core import DFMLError, PoolError, fork_seed, require
 from ..nets import Classifier, build_net, freeze
 from ..own import HeadedNet, is_split, real_looking
+from ..zoo import side
 from .files import FRESH, brief, state_problem
 from .spec import ModelSpec
 
@@ -198,3 +199,16 @@ def check_answers(model: Classifier,
 
 def _finite_on_black(model, x):
     return model(torch.zeros_like(x[:1])).isfinite().all()
+
+# %% ../../nbs/pool/restore.ipynb #0a330008
+@torch.no_grad()
+def check_alive(model: Classifier, spec: ModelSpec) -> Classifier: # the same
+    "Raises `PoolError` if all pictures get one answer."
+    answers = model(real_looking(4, spec.channels, spec.size).to(model.mean))
+    _, _, name = spec.arch.partition("torchvision:")
+    args = {**(side(name, spec.size) if name else {}), **spec.arch_args}
+    built = "".join(f", {k}={brief(v, 40)}" for k, v in args.items())
+    require((answers != answers[:1]).any(),
+            f"model {spec.name!r} ({spec.arch}{built}) gives every picture the same answer: its last "
+            "layer is empty, as before a training. Take the file that was saved after it", PoolError)
+    return model
