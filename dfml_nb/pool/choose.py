@@ -12,8 +12,8 @@ from pathlib import Path
 from ..core import PoolError, require
 from .files import brief, leads_out
 
-# %% ../../nbs/pool/choose.ipynb #1d9c4f92
-ENDINGS = re.compile(r"(\.(safetensors|pt|pth|ckpt|bin|th|pt7|t7|weights|model))(\.tar)?$",
+# %% ../../nbs/pool/choose.ipynb #c345306b
+ENDINGS = re.compile(r"(\.(safetensors|pt|pth|pyth|ckpt|bin|th|torch|pt7|weights|model))(\.tar)?$|\.tar$",
                      re.IGNORECASE)
 BESIDE = re.compile(r"(\w*optim\w*|\w*sched\w*|scaler|rng_state\w*|random_states\w*"
                     r"|training_args|trainer_state)\.", re.IGNORECASE) # names of what is no model

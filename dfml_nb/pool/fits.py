@@ -190,46 +190,46 @@ def within(state: dict, key, file: str) -> dict: # the part of state that lies i
             PoolError)
     return out
 
-# %% ../../nbs/pool/fits.ipynb #89d0252d
-def report(fit: Fit) -> str: # several lines, without the first
-    "What is only in the file, only in the network, and wrong in shape."
-    missing = list(fit.missing)
-    extra = list(fit.extra)
-    lists = [[], [], []]
-    for name in fit.missing:
-        near = _near(name, extra)
-        if near and _rest(near) == _rest(name):
-            ours = _shown(name, fit.want)
-            lists[2].append(f"{_shown(near, fit.state)}, and the network has {ours}")
-            missing.remove(name)
-            extra.remove(near)
-    for names, table, other, out in ((extra, fit.state, fit.missing, lists[0]),
-                                     (missing, fit.want, fit.extra, lists[1])):
-        out += [_with_near(k, table, other) for k in names[:MOST]]
-    counts = len(extra), len(missing), len(lists[2])
-    titles = "only in the file", "only in the network", "wrong in shape"
-    lines = [_line(*of) for of in zip(titles, counts, lists) if of[1]]
-    return "\n".join(lines)
-
+# %% ../../nbs/pool/fits.ipynb #ffea4235
 MOST = 3       # names in a list
+
+def report(fit: Fit) -> str: # several lines
+    "What is only in the file, only in the network, and wrong in shape."
+    other = _other_shapes(fit)
+    extra = [k for k in fit.extra if k not in other.values()]
+    missing = [k for k in fit.missing if k not in other]
+    shapes = [f"{_shown(other[k], fit.state)}, and the network has {_shown(k, fit.want)}"
+              for k in list(other)[:MOST]]
+    in_file = [_with_near(k, fit.state, fit.missing) for k in extra[:MOST]]
+    in_network = [_with_near(k, fit.want, fit.extra) for k in missing[:MOST]]
+    lines = (_line("only in the file", len(extra), in_file),
+             _line("only in the network", len(missing), in_network),
+             _line("wrong in shape", len(other), shapes))
+    return "\n".join(filter(None, lines))
+
+def _other_shapes(fit):
+    "Our name → theirs, where the names agree: after the nest's, or of the one layer left over."
+    inside = {k.removeprefix(f"{fit.root}."): k for k in fit.extra}
+    layers = {k.rpartition(".")[0] for k in fit.extra}
+    alone = {k.rpartition(".")[2]: k for k in fit.extra} if len(layers) == 1 else {}
+    found = {}
+    for k in fit.missing:
+        near = inside.get(k.removeprefix("body."))
+        if k.startswith("head."):
+            near = near or alone.get(k.removeprefix("head."))
+        if near:
+            found[k] = near
+    return found
 
 def _line(title, count, names):
     more = f"; and {count - MOST} more" if count > MOST else ""
-    return f"  {title} ({count}): {'; '.join(names[:MOST])}{more}"
-
-def _rest(name):
-    "A name without what a wrapper or our cut may have put in front."
-    return ".".join(name.split(".")[-2:])
+    return f"  {title} ({count}): {'; '.join(names)}{more}" if count else ""
 
 def _shown(name, table):
     return f"{brief(name, 80)} {tuple(table[name].shape)}"
 
-def _near(name, others):
-    alike = [k for k in others if _last(k) == _last(name)][:1000]
-    exact = [k for k in alike if k.endswith(f".{name.removeprefix('body.')}")
-             or k == name.removeprefix("body.")]
-    return next(iter(exact or get_close_matches(name, alike, 1, 0)), None)
-
 def _with_near(name, table, others):
-    near = _near(name, others)
-    return _shown(name, table) + (f", nearest {brief(near, 80)}" if near else "")
+    "A name with its shape, and the most similar name on the other side."
+    alike = [k for k in others if _last(k) == _last(name)][:1000]
+    near = get_close_matches(name, alike, 1, 0)
+    return _shown(name, table) + (f", nearest {brief(near[0], 80)}" if near else "")

@@ -6,7 +6,7 @@
 __all__ = ['import_model', 'import_folder']
 
 # %% ../../nbs/pool/imports.ipynb #82ae00e5
-import hashlib, json, sys
+import hashlib, json, shlex, sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,7 @@ def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, F
                 say(f"{file.name}: built with {_shown(args)}, as its weights show")
             return tried, fit
     raise PoolError(f"{_title(file, spec)} does not fit the file:\n{report(first)}\n"
-                    f"  To see what the file holds, type: dfml inspect {file.name}")
+                    f"  To see what the file holds, type: dfml inspect {shlex.quote(str(file))}")
 
 def _title(file, spec):
     return f"{file.name}: model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
