@@ -116,11 +116,11 @@ def decode_all(files: list,   # image files
     for f in progress(files, desc, quiet=quiet, delay=2, leave=False):
         x = decode(f, channels, size)
         shape = shape or x.shape
-        _, h, w = shape
-        require(x.shape == shape and h == w,
-                f"{f} is {x.shape[2]}x{x.shape[1]} pixels, {files[0]} is {w}x{h}: images must be "
-                "square and of one size; bring them to it with --size (in Python size=...), "
-                "for example --size 32", DataError)
+        _, h, w = x.shape
+        other = f", {files[0]} is {shape[2]}x{shape[1]}" if shape != x.shape else ""
+        require(h == w and not other, f"{f} is {w}x{h} pixels{other}: images must be square and of "
+                "one size; bring them to it with --size (in Python size=...), for example --size "
+                "32", DataError)
         yield x
 
 # %% ../nbs/decoding.ipynb #1f000019

@@ -226,6 +226,7 @@ def coded(y,                  # labels (N,): words, or whole numbers
     if way is not None:
         way = number_of_classes(way)
         if y.dtype.kind == "i":
+            check_labels(set(y.ravel().tolist()), way)
             return torch.from_numpy(y), np.arange(way)
         require(len(classes) == way,
                 f"{len(classes)} different words in a {way}-way task: {classes[:9].tolist()}",
