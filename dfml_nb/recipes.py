@@ -19,9 +19,9 @@ import torch
 from fastcore.basics import patch
 
 from .adapt.adapt import FewShotClassifier, get_adapter
-from .adapt.classifier import undisturbed
 from .adapt.export import CLOSED, export_model
-from .adapt.inputs import check_support, coded
+from .adapt.labels import check_support, coded
+from .adapt.layers import undisturbed
 from .core import (Clock, PoolError, RunError, device_name, pick_device,
                           require, stable_seed, versions)
 from .learn.trainer import Trainer, compose
@@ -473,8 +473,8 @@ def export(self: DataFreeMetaLearner,
            how: str = None,      # as in `export_model`; by default the recipe's, else 'centroid'
            side: int = None      # of the images in pixels; None: the model's, or 32
           ) -> dict:             # what was written
-    """Write the learner as ONNX, with an adaptation that needs no gradients. Raises `RunError`, also
-    where the extra packages are missing."""
+    """Write the learner as ONNX, with an adaptation that needs no gradients. Raises `RunError`,
+    also where the extra packages are missing."""
     self.check_fitted()
     closed = self.how if self.how in CLOSED else "centroid"
     return export_model(self.model, path, how or closed, side)

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from .classifier import FewShotClassifier, adaptation, statistics_of
+from .classifier import FewShotClassifier, statistics_of
+from .layers import adaptation
 from ..core import EpisodeError, require
 from ..learn.maml import inner_loop
 from ..many import seeing

@@ -7,28 +7,17 @@ __all__ = ['unchanged', 'statistics_of', 'batch_statistics', 'FewShotClassifier'
 
 # %% ../../nbs/adapt/classifier.ipynb #5ebee0f9
 from contextlib import contextmanager
-from copy import deepcopy
-from functools import wraps
-from itertools import chain
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .inputs import (PICTURES, as_images, check_support, in_order, pieces, places,
-                                  settled, understood)
+from .inputs import PICTURES, as_images, in_order, pieces, understood
+from .labels import places
+from .layers import full_precision, own_layers
 from ..core import EpisodeError, RunError, require
 from ..many import seeing
 from ..nets import Classifier, batch_mode, batch_norms, moving_buffers
-
-# %% ../../nbs/adapt/classifier.ipynb #ada20002
-def own_layers(model: Classifier   # not changed
-              ) -> Classifier:     # with the same tensors
-    "The model in layers that nobody else uses."
-    tensors = chain(model.parameters(), model.buffers())
-    own = deepcopy(model, {id(t): settled(t) for t in tensors})
-    own.alone = True
-    return own
 
 # %% ../../nbs/adapt/classifier.ipynb #fa6c1d0b
 @contextmanager
@@ -79,26 +68,6 @@ def batch_statistics(model: Classifier, # any; not changed
                     ) -> dict:          # the model's buffers by name, in batch norm those of x
     "The batch-norm statistics that the batch `x` produces, in place of the running ones."
     return statistics_of(own_layers(model), w, x)
-
-# %% ../../nbs/adapt/classifier.ipynb #50975b76
-def full_precision(model: Classifier): # whose device it is about
-    "A context without mixed precision."
-    return torch.autocast("cuda" if model.mean.is_cuda else "cpu", enabled=False)
-
-@contextmanager
-def undisturbed(model: Classifier): # that is about to be adapted
-    "Within the block there are gradients and full precision, whatever the caller has switched off."
-    with torch.inference_mode(False), torch.enable_grad(), full_precision(model):
-        yield
-
-def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
-    "It gets layers of its own, images and labels that were looked at, and is not disturbed."
-    @wraps(adapt)
-    def run(model, x, y, way, *args, **kw):
-        with undisturbed(model):
-            x, y = check_support(model, x, y, way)
-            return adapt(own_layers(model), x, y, way, *args, **kw)
-    return run
 
 # %% ../../nbs/adapt/classifier.ipynb #07f10001
 def finite(scores: torch.Tensor # (..., classes)

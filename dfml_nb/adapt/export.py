@@ -142,14 +142,17 @@ def example(model: Classifier,
 VARYING = dict(images={0: "images"}, support_x={0: "shots"}, support_y={0: "shots", 1: "way"},
                query_x={0: "queries"})       # sizes that differ from call to call, by dimension
 
+def sizes_of(name: str # of an input
+            ) -> dict: # dimension → size that differs from call to call
+    "For PyTorch's exporter."
+    return {d: torch.export.Dim(size) for d, size in VARYING[name].items()}
+
 def graph_of(module: nn.Module, # a Deployed or Features
              inputs: dict,      # of example
              outputs: list      # names
             ):                  # what PyTorch's exporter returns
     "A module traced into a graph. Raises `RunError`."
-    names = {name for k in inputs for name in VARYING[k].values()}
-    dims = {name: torch.export.Dim(name) for name in sorted(names)}
-    shapes = tuple({d: dims[name] for d, name in VARYING[k].items()} for k in inputs)
+    shapes = tuple(sizes_of(k) for k in inputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

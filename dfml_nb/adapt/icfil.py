@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from .adapt import fine_tuned, takes_many
-from .classifier import FewShotClassifier, adaptation, statistics_of
+from .classifier import FewShotClassifier, statistics_of
+from .layers import adaptation
 from ..core import rng
 from ..many import One, batch_loss, seeing
 from ..nets import Classifier, batch_mode
