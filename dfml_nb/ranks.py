@@ -49,7 +49,14 @@ class Pulse:
         self.looks = 0         # this thread's own sign of life
         self.pending = False   # whether an operation has begun and not ended
         self.ended = threading.Event()
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def end(self):
+        "Look no more, and let go of the store."
+        self.ended.set()
+        self.thread.join(BEAT)
+        self.store = None
 
     def run(self):
         while not self.ended.wait(BEAT):
@@ -60,7 +67,7 @@ class Pulse:
     def look(self, r: int): # a rank
         "Count up one's own number, read another's; a store that is gone counts as silence."
         seen = self.last[r]
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, AttributeError):
             seen = self.store.add(f"beat{r}", int(r == self.me))
         self.silent[r] = self.silent[r] + 1 if seen == self.last[r] else 0
         self.last[r] = seen
@@ -108,7 +115,7 @@ def _take_gpu(device) -> bool: # whether there is one
 @contextmanager
 def in_group(store, me: int, n: int,   # as of `Pulse`
              backend: str = "gloo",    # of `torch.distributed`
-             give_up=None              # function that ends the others, if this process may
+             give_up=None              # function of an error: ends the others, if one may
             ):
     "Within the block this process is rank `me` of `n`. Raises `RunError` if not all come."
     global _pulse
@@ -122,13 +129,14 @@ def in_group(store, me: int, n: int,   # as of `Pulse`
     _pulse = Pulse(store, me, n)
     try:
         yield
-    except BaseException:
+    except BaseException as e:
         if give_up:
-            give_up()
+            give_up(e)
             _pulse.pending = False
         raise
     finally:
-        _pulse.ended.set()
+        _pulse.end()
+        store = None                  # so that no traceback keeps it
         if not _pulse.pending:        # one that never ends could not be left
             _pulse = None
             dist.destroy_process_group()
@@ -162,8 +170,11 @@ def put_back(form, # of take_out
         return type(form)(put_back(v, give) for v in form)
     return form
 
-# %% ../nbs/ranks.ipynb #2bb68946
+# %% ../nbs/ranks.ipynb #f0942171
 LOOK = timedelta(seconds=.5)
+
+class RankLost(RunError):
+    "Another rank has ended, or gives no sign of life."
 
 def _wait(work): # of an operation that has begun
     "Wait for its end as long as all ranks are alive. Raises `RunError`, `RuntimeError`."
@@ -188,7 +199,7 @@ def _wait(work): # of an operation that has begun
         stuck = since * LOOK.total_seconds() > SILENCE
         if lost is not None or stuck:
             who = "the first process" if lost is None else f"process {lost}"
-            raise RunError(f"{who} of this job has given no sign of life for {SILENCE:.0f} "
+            raise RankLost(f"{who} of this job has given no sign of life for {SILENCE:.0f} "
                            f"seconds (stopped, or its machine is out of reach). {AGAIN}")
     _pulse.pending = False
 
@@ -236,7 +247,7 @@ def _send(obj,         # counts on rank `source` only
             _spread(t, source)
     except RuntimeError as e:
         reason = str(e).splitlines()[0][:100]
-        raise RunError(f"another process of this job has ended ({reason}). "
+        raise RankLost(f"another process of this job has ended ({reason}). "
                        f"Look for its message. {AGAIN}") from e
     left = iter(found)
     return put_back(form, lambda shape, dtype: next(left))

@@ -21,13 +21,16 @@ from fastcore.basics import patch
 from .adapt.adapt import FewShotClassifier, check_support, get_adapter
 from .core import (Clock, EpisodeError, PoolError, RunError, device_name, pick_device,
                           require, stable_seed, versions)
+from .cores import computing
+from .learn.together import Together
 from .learn.trainer import Trainer, compose
 from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, read_model, resume,
                                     run_steps, save_model)
 from .parts import DRAW, LEARN, RECOVER, find_part
 from .pool.pool import Pool
-from .ranks import rank
+from .ranks import agree, rank, surroundings
 from .runs import RunFolder, claimed
+from .workers import hired
 
 # %% ../nbs/recipes.ipynb #a019a401
 # the rooms that enter parts in the registries
@@ -353,13 +356,24 @@ def fit(self: DataFreeMetaLearner,
         pool,                    # a `Pool` or its folder
         run=None,                # a folder: log, checkpoints, snapshots; goes on where it stopped
         callbacks=(),            # more of `Callback`, called before those of the run folder
-        quiet=True               # no progress bar
+        quiet=True,              # no progress bar
+        # processes that share the work on a CPU; None: as many as is worth it, see workers.
+        # With callbacks of your own one, unless you say more: they are called in this one only
+        workers: int = None
        ) -> DataFreeMetaLearner: # the learner itself
     "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
+    if workers is None and callbacks:
+        workers = 1
+    with hired(workers, quiet), computing(self.device):
+        return self._fit(pool, run, callbacks, quiet)
+
+@patch
+def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
     if not isinstance(pool, Pool):
         pool = Pool(pool)
     why = self.why_not(pool)
     require(not why, f"{self.recipe} cannot run on this pool: {why}", PoolError)
+    agree(pool=pool_facts(pool), settings=self.config, **surroundings())
     trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
     silent = quiet or not trainer.steps or rank() > 0
     callbacks = [Agree(), Progress(self.recipe, silent), *callbacks]
@@ -390,7 +404,7 @@ def _fit_in(self: DataFreeMetaLearner, folder, trainer, callbacks, quiet): # wha
 @patch
 def _run(self: DataFreeMetaLearner, trainer, callbacks, first=0):
     "Do the steps and take over what they made."
-    run_steps(trainer, callbacks, first)
+    run_steps(trainer, [*callbacks, Together()], first)
     self.trainer = trainer
     self.model = trainer.model
     self.clock = trainer.clock
@@ -401,6 +415,11 @@ def _run(self: DataFreeMetaLearner, trainer, callbacks, first=0):
                       seconds=seconds)
 
 # %% ../nbs/recipes.ipynb #3a653f86
+def pool_facts(pool: Pool) -> int:
+    "One number of all that a training reads of a pool."
+    rows = [dict(asdict(m), accuracy=None, trained=None) for m in pool.specs]
+    return stable_seed([sorted(row.items()) for row in rows], pool.mirror)
+
 def pretrain_seconds(pool: Pool): # seconds, or None if any model does not say
     "Time that went into training the models of a pool, added up."
     s = [m.trained.get("seconds") for m in pool.specs]

@@ -9,6 +9,7 @@ __all__ = ['save_model', 'read_model', 'Callback', 'run_steps', 'Progress', 'Log
 import json
 import time
 import warnings
+import zlib
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ import dfml_nb.ensemble          # registers the architectures "pool" and "embed
 from ..core import DFMLError, RunError, atomic_write, progress, require
 from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
-from ..ranks import broadcast, n_ranks, rank
+from ..ranks import broadcast, n_ranks, rank, share
 from ..runs import RunFolder
 
 # %% ../../nbs/learn/training.ipynb #4c5093c5
@@ -205,9 +206,22 @@ def resume(trainer,           # fresh, of the same settings
 
 # %% ../../nbs/learn/training.ipynb #69b333b8
 class Agree(Callback):
-    "After each step all ranks take over rank 0's weights."
+    "After each step all ranks have the same weights. Raises `RunError` if they drifted apart."
     def after(self, trainer, i, row):
-        if n_ranks() == 1 or trainer.moving is None: return
-        device = trainer.moving.mean.device
-        if device.type != "cpu":
-            trainer.moving.load_state_dict(broadcast(trainer.moving.state_dict(), device))
+        if n_ranks() == 1: return
+        model = trainer.moving
+        if model is not None and model.mean.device.type != "cpu":
+            model.load_state_dict(broadcast(model.state_dict(), model.mean.device))
+            return
+        mine = checksum(model), repr(row)
+        equal = [theirs == mine for theirs in share(lambda r: mine, range(n_ranks()))]
+        require(all(equal), f"the processes of this job have different models after step {i}: "
+                "they run on different processors, or a callback has changed one; use one process",
+                RunError)
+
+def checksum(model) -> int: # a `Classifier` on the CPU, or None
+    "A number that differs where weights do."
+    found = 0
+    for v in model.state_dict().values() if model is not None else ():
+        found = zlib.crc32(v.contiguous().numpy().reshape(-1).view("uint8"), found)
+    return found
