@@ -220,8 +220,11 @@ AGAIN = 2.    # and for which they are asked if they are there
 def possible(device, jobs: int) -> int: # processes, at least 1
     "How many processes may share work here."
     crew = _crew.get()
-    alone = crew is None or n_ranks() > 1 or os.name != "posix" or not dist.is_available()
-    if alone or torch.device(device).type != "cpu":
+    if crew is None or n_ranks() > 1 or os.name != "posix" or not dist.is_available():
+        return 1
+    if torch.device(device).type != "cpu":
+        require(crew.asked in (None, 1), "workers share the cores of a CPU: leave workers out, "
+                "and use several GPUs with torchrun")
         return 1
     return max(1, min(crew.asked or cores(), jobs))
 
