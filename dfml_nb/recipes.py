@@ -22,13 +22,16 @@ from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_support, coded
 from .adapt.layers import undisturbed
 from .core import Clock, PoolError, RunError, device_name, pick_device, require, versions
+from .cores import computing
+from .learn.together import Together
 from .learn.trainer import Trainer, compose
 from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, circumstances,
                                     read_model, resume, run_steps, save_model, working_in)
 from .parts import DRAW, LEARN, RECOVER, find_part
 from .pool.pool import Pool
-from .ranks import rank
+from .ranks import agree, rank, surroundings
 from .runs import RunFolder
+from .workers import hired
 
 # %% ../nbs/recipes.ipynb #a019a401
 # the rooms that enter parts in the registries
@@ -354,13 +357,24 @@ def fit(self: DataFreeMetaLearner,
         pool,                    # a `Pool` or its folder
         run=None,                # a folder: log, checkpoints, snapshots; goes on where it stopped
         callbacks=(),            # more of `Callback`, called before those of the run folder
-        quiet=True               # no progress bar
+        quiet=True,              # no progress bar
+        # processes that share the work on a CPU; None: as many as is worth it, see workers.
+        # With callbacks of your own one, unless you say more: they are called in this one only
+        workers: int = None
        ) -> DataFreeMetaLearner: # the learner itself
     "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
+    if workers is None and callbacks:
+        workers = 1
+    with hired(workers, quiet), computing(self.device):
+        return self._fit(pool, run, callbacks, quiet)
+
+@patch
+def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
     if not isinstance(pool, Pool):
         pool = Pool(pool)
     why = self.why_not(pool)
     require(not why, f"{self.recipe} cannot run on this pool: {why}", PoolError)
+    agree(pool=pool.digest(), settings=self.config, **surroundings())
     with working_in(run, self.device) as folder:
         trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
         silent = quiet or not trainer.steps or rank() > 0
@@ -393,7 +407,7 @@ def _fit_in(self: DataFreeMetaLearner, folder, trainer, callbacks, quiet): # wha
 @patch
 def _run(self: DataFreeMetaLearner, trainer, callbacks, first=0):
     "Do the steps and take over what they made."
-    run_steps(trainer, callbacks, first)
+    run_steps(trainer, [*callbacks, Together()], first)
     self.trainer = trainer
     self.model = trainer.model
     self.clock = trainer.clock
