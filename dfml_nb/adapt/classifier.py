@@ -75,8 +75,8 @@ def finite(scores: torch.Tensor # (..., classes)
     "Scores that are an answer: the largest of NaN would be class 0. Raises `RunError`."
     bad = ~scores.isfinite().all(-1)
     require(not bad.any(),
-            f"the scores of {int(bad.sum())} of {bad.numel()} images are NaN or infinite: the model, "
-            "or a teacher in it, cannot be used. Look at the pool with `dfml check` and "
+            f"the scores of {int(bad.sum())} of {bad.numel()} images are NaN or infinite: the "
+            "model, or a teacher in it, cannot be used. Look at the pool with `dfml check` and "
             "`dfml screen`, leave that teacher out, and train again", RunError)
     return scores
 

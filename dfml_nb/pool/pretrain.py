@@ -157,8 +157,8 @@ def whole_pool(path, plans: list, factories) -> Pool: # as in pretrain_pool
     gone = [p.name for p in plans if p.name not in there]
     gone += [name for name, file in there.items() if not real_file(pool.path/file)]
     require(not gone, f"{len(gone)} of {len(plans)} teachers are gone from {path} "
-            f"({', '.join(gone[:3])}): take their rows out of pool.json, if there are any, and type "
-            "the same command again: they are trained again", PoolError)
+            f"({', '.join(gone[:3])}): take their rows out of pool.json, if there are any, and "
+            "type the same command again: they are trained again", PoolError)
     return pool
 
 def _plans(data, n_models, way, arch, recipe, seed, disjoint, arch_args, overrides):
