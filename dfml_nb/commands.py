@@ -23,8 +23,7 @@ def pretrain(*,
              out: str,               # folder of the pool; models already there are kept
              # folder of data sets; default $DFML_DATA, then the user's cache folder
              root: str = None,
-             # side in pixels to which images are brought; needed if not square, or of several sizes
-             size: int = None,
+             size: int = None,       # side in pixels to bring images to; needed if not square
              channels: int = None,   # 1: images in grey, 3: in colour; default: as they are
              # conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME, timm:NAME, or with
              # --factory any name
