@@ -19,7 +19,7 @@ from .add import add_model, add_models, describe
 from .choose import model_files, plain_name
 from .files import FRESH_FILE, brief, read_weights
 from .fits import chosen, report
-from .hub import hub_weights, understood
+from .hub import hub_state, in_hub, understood
 from .inspect import ASKED, other_arguments
 from .pool import Pool
 from .restore import check_alive, restore, wanted
@@ -72,7 +72,8 @@ def _floats(file, *values):
 def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
     "What the file has of the network, complete. Raises `PoolError`."
     room = _room(wanted(spec, factories))
-    state = hub_weights(file) if file.is_dir() else read_weights(file, room)
+    hub = in_hub(file, spec.arch)
+    state = hub_state(file, spec, room) if hub else read_weights(file, room)
     first = None
     for args in (None, *other_arguments(spec, state)):
         tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})
