@@ -6,6 +6,7 @@
 __all__ = ['ZOOS', 'torchvision_net', 'timm_net', 'hf_net', 'from_zoo', 'factory_at', 'imported']
 
 # %% ../nbs/zoo.ipynb #0a220004
+import contextlib
 import importlib.util
 import os
 import sys
@@ -104,13 +105,8 @@ def hf_config(kind: str,   # for example vit
     return auto.CONFIG_MAPPING[kind](**args)
 
 # %% ../nbs/zoo.ipynb #0a220013
-def hf_net(kind: str,         # model_type in config.json, for example vit
-           n_classes: int,    # number of outputs
-           channels: int = 3, # of the input
-           size: int = 32,    # its side in pixels
-           **config           # the rest of config.json, as far as it differs from the usual
-          ) -> HeadedNet:
-    "An untrained image classifier of transformers. Raises `SettingsError`."
+def hf_parts(kind, n_classes, channels, size, config: dict) -> tuple: # as in hf_net
+    "The class of the network, and its configuration. Raises `SettingsError`."
     config = hf_config(kind, {**config, "num_labels": n_classes})
     for name, value in dict(num_channels=channels, image_size=size).items():
         if hasattr(config, name):
@@ -120,7 +116,49 @@ def hf_net(kind: str,         # model_type in config.json, for example vit
     networks = known[type(config)]
     networks = networks if isinstance(networks, tuple) else (networks,)
     named = [n for n in networks if n.__name__ in (config.architectures or ())]
-    return HeadedNet([*named, *networks][0](config), n_classes)
+    return [*named, *networks][0], config
+
+# %% ../nbs/zoo.ipynb #0a22001c
+def hf_net(kind: str,         # model_type in config.json, for example vit
+           n_classes: int,    # number of outputs
+           channels: int = 3, # of the input
+           size: int = 32,    # its side in pixels
+           **config           # the rest of config.json, as far as it differs from the usual
+          ) -> HeadedNet:
+    "An untrained image classifier of transformers. Raises `SettingsError`."
+    network, config = hf_parts(kind, n_classes, channels, size, config)
+    return HeadedNet(network(config), n_classes)
+
+# %% ../nbs/zoo.ipynb #0a22001e
+@contextlib.contextmanager
+def in_silence():
+    "Within the block transformers reports nothing and shows no bar."
+    logging = import_module("transformers").utils.logging
+    level = logging.get_verbosity()
+    bar = logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+def hf_named(state: dict, # name → tensor, as they stand in a file
+             kind, n_classes, channels, size, config: dict # as in hf_net
+            ) -> dict:    # name → tensor
+    "Weights under the names that transformers uses now. Raises `SettingsError`."
+    network, config = hf_parts(kind, n_classes, channels, size, config)
+    with in_silence():
+        net, found = network.from_pretrained(
+            None, config=config, state_dict=dict(state), output_loading_info=True,
+            ignore_mismatched_sizes=True, dtype=torch.float32)
+    wrong = {k: sorted(map(str, v)) for k, v in found.items() if k != "unexpected_keys" and v}
+    said = "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:3])}" for k, v in wrong.items())
+    require(not wrong, f"the weights are not those of {kind} with {n_classes} classes and images "
+            f"of {size} pixels: {said[:400]}")
+    return net.state_dict()
 
 # %% ../nbs/zoo.ipynb #0a220016
 ZOOS = dict(torchvision=torchvision_net, timm=timm_net, hf=hf_net)

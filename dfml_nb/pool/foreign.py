@@ -16,7 +16,7 @@ from ..core import PoolError, fork_seed, require
 from .choose import plain_name
 from .files import FRESH_FILE, brief, read_weights
 from .fits import chosen, report
-from .hub import hub_weights, understood
+from .hub import hub_state, in_hub, understood
 from .inspect import ASKED, other_arguments
 from .restore import check_alive, restore, wanted
 from .spec import ModelSpec, check_spec
@@ -68,7 +68,8 @@ def _floats(file, *values):
 def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
     "What the file has of the network, complete. Raises `PoolError`."
     room = _room(wanted(spec, factories))
-    state = hub_weights(file) if file.is_dir() else read_weights(file, room)
+    hub = in_hub(file, spec.arch)
+    state = hub_state(file, spec, room) if hub else read_weights(file, room)
     near = []
     for args in (None, *other_arguments(spec, state)):
         tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})

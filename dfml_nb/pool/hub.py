@@ -9,8 +9,9 @@ __all__ = ['hub_config', 'hub_weights']
 from pathlib import Path
 
 from ..core import PoolError, SettingsError, load_json, require
-from .files import brief, read_weights
-from ..zoo import FETCHING, hf_config
+from .files import LARGEST, brief, read_weights
+from .spec import ModelSpec
+from ..zoo import FETCHING, hf_config, hf_named
 
 # %% ../../nbs/pool/hub.ipynb #0a440007
 ELSEWHERE = {"model_type", "id2label", "label2id", "num_labels", "num_channels", "image_size",
@@ -66,19 +67,37 @@ def shards(index: Path) -> list: # of Path, each once
     return [index.parent/n for n in plain]
 
 # %% ../../nbs/pool/hub.ipynb #0a44000b
-def hub_weights(folder    # holds model.safetensors, pytorch_model.bin, or shards with their table
+def hub_weights(folder,   # holds model.safetensors, pytorch_model.bin, or shards with their table
+                room=LARGEST # bytes that one of its files may take
                ) -> dict: # name → tensor
     "The weights in a folder of Hugging Face. Raises `PoolError`."
     folder = Path(folder)
     for name in WHOLE:
         if (folder/name).is_file():
-            return read_weights(folder/name)
+            return read_weights(folder/name, room)
         if (folder/f"{name}.index.json").is_file():
             state = {}
             for file in shards(folder/f"{name}.index.json"):
-                state.update(read_weights(file))
+                state.update(read_weights(file, room))
             return state
     raise PoolError(f"{folder} holds neither {' nor '.join(WHOLE)}: download the weights, too")
+
+# %% ../../nbs/pool/hub.ipynb #0a440013
+def in_hub(file: Path, arch: str) -> bool:
+    "Is it a folder of Hugging Face, or the weights in one, for one of its networks?"
+    return arch.startswith("hf:") and (file.is_dir() or file.name in WHOLE)
+
+def hub_state(file: Path,     # for which in_hub holds
+              spec: ModelSpec,
+              room=LARGEST    # as in hub_weights
+             ) -> dict:       # name → tensor, in the names of the network
+    "The weights for a network of transformers. Raises `PoolError`."
+    state = hub_weights(file if file.is_dir() else file.parent, room)
+    kind = spec.arch.partition(":")[2]
+    try:
+        return hf_named(state, kind, spec.n_classes, spec.channels, spec.size, spec.arch_args)
+    except SettingsError as e:
+        raise PoolError(f"{brief(file.name)}: {e}") from e
 
 # %% ../../nbs/pool/hub.ipynb #0a44000e
 def understood(arch: str,        # as the caller said it
