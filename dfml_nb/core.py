@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEVICES', 'HOST', 'LONGEST', 'MANY', 'DFMLError', 'SettingsError', 'DataError', 'EpisodeError', 'PoolError',
            'RunError', 'require', 'stable_seed', 'rng', 'seed_everything', 'fork_seed', 'pick_device', 'versions',
-           'device_name', 'Clock', 'progress', 'atomic_write', 'save_json', 'parse_json', 'load_json', 'sha256_file']
+           'device_name', 'Clock', 'progress', 'atomic_write', 'save_json', 'load_json', 'sha256_file']
 
 # %% ../nbs/core.ipynb #c98db82b
 import contextlib
@@ -221,6 +221,14 @@ def plain(o # a data class, path, device, NumPy scalar or tensor
     if isinstance(o, torch.Tensor): return o.tolist()
     raise TypeError(f"{type(o).__name__} cannot be written as JSON")
 
+# %% ../nbs/core.ipynb #31fd41ba
+def parse_json(data: bytes # UTF-8
+              ):           # what it says
+    "Parse JSON of bounded cost. Raises `ValueError`, or `RecursionError`."
+    values = sum(map(data.count, (b",", b"[", b"{")))
+    require(values <= MANY, f"{values} values in it, and {MANY} must do", ValueError)
+    return json.loads(data.decode("utf-8"))
+
 # %% ../nbs/core.ipynb #c10c4a15
 def save_json(path, # the file to write
               obj   # anything JSON can hold; also data classes, paths, NumPy scalars, tensors
@@ -233,13 +241,6 @@ def save_json(path, # the file to write
 
 LONGEST = 2**26     # bytes of a JSON file
 MANY = 2 * 10**6    # values in it: each takes up to 150 bytes, and a comma or a bracket to write
-
-def parse_json(data: bytes # UTF-8
-              ):           # what it says
-    "Parse JSON of bounded cost. Raises `ValueError`, or `RecursionError`."
-    values = sum(map(data.count, (b",", b"[", b"{")))
-    require(values <= MANY, f"{values} values in it, and {MANY} must do", ValueError)
-    return json.loads(data.decode("utf-8"))
 
 def load_json(path,          # the file to read
               error=RunError # the error to raise
