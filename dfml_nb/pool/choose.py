@@ -15,7 +15,8 @@ from .files import brief, leads_out
 
 # %% ../../nbs/pool/choose.ipynb #c345306b
 ENDINGS = re.compile(
-    r"\.(safetensors|pt|pth|pyth|ckpt|bin|th|torch|pt7|weights|model)(\.tar)?$|\.tar$", re.IGNORECASE)
+    r"\.(safetensors|pt|pth|pyth|ckpt|bin|th|torch|pt7|weights|model)(\.tar)?$|\.tar$",
+    re.IGNORECASE)
 BESIDE = re.compile(r"(\w*optim\w*|\w*sched\w*|scaler|rng_state\w*|random_states\w*"
                     r"|training_args|trainer_state)\.", re.IGNORECASE) # names of what is no model
 BEST = re.compile(r"(.*[\W_])?best([\W_].*)?", re.IGNORECASE)

@@ -15,7 +15,7 @@ import torch
 from ..core import PoolError, fork_seed, require
 from .choose import plain_name
 from .files import FRESH_FILE, brief, read_weights
-from .fits import chosen, report
+from .fits import chosen, other_count, report
 from .hub import hub_state, in_hub, understood
 from .inspect import ASKED, other_arguments
 from .restore import check_alive, restore, wanted
@@ -88,7 +88,9 @@ def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, F
             return tried, fit
     *_, fit, args = min(near)
     built = f", built with {_shown(args)} as its weights show," if args else ""
-    raise PoolError(f"{_title(file, spec)}{built} does not fit the file:\n{report(fit)}\n"
+    n = other_count(fit)
+    classes = f"  Its last layer has {n} outputs: n_classes={n} (--classes {n})\n" if n else ""
+    raise PoolError(f"{_title(file, spec)}{built} does not fit the file:\n{report(fit)}\n{classes}"
                     f"  To see what the file holds, type: dfml inspect {shlex.quote(str(file))}")
 
 def _title(file, spec):

@@ -8,6 +8,7 @@ __all__ = ['ASKED', 'HEADS', 'other_arguments', 'guess_sizes', 'main_copy', 'fit
 # %% ../../nbs/pool/inspect.ipynb #fe6cc041
 import re, shlex
 from dataclasses import replace
+from itertools import product
 from math import isqrt
 from pathlib import Path
 
@@ -37,15 +38,17 @@ def other_arguments(spec: ModelSpec, # what the caller says about a model
         first = {v.shape[0] for v in state.values() if v.ndim == 4 and v.shape[1] == spec.channels}
         counted = any(k.endswith("running_mean") for k in state)
         norms = ("batch",) if counted else ("group", "none")
-        options = [dict(filters=n, norm=norm) for norm in norms for n in sorted(first)]
+        both = product(norms, sorted(first))
+        options = [dict(filters=n, norm=norm) for norm, n in both]
     if spec.arch in ASKED:
         options = [dict(aux_logits=False)]
-    usual = dict(filters=32, norm="batch")
-    new = [{k: v for k, v in args.items() if usual.get(k) != v} for args in options]
+    usual = dict(filters=32, norm="batch").items()
+    new = [dict(args.items() - usual) for args in options]
     return [args for args in new if args and not args.keys() & spec.arch_args.keys()]
 
 # %% ../../nbs/pool/inspect.ipynb #40f4709b
-HEADS = re.compile(r"(^|[._])(head\w*|fc\d*|classifier\w*|linear\w*|logits|last_linear|output)([._]|$)")
+HEADS = re.compile(
+    r"(^|[._])(head\w*|fc\d*|classifier\w*|linear\w*|logits|last_linear|output)([._]|$)")
 
 def guess_sizes(state: dict # dotted name → tensor
                ) -> tuple:  # (name of the head's matrix, name of the first kernel), None if unknown

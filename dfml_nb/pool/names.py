@@ -8,7 +8,7 @@ __all__ = ['folded', 'tree', 'pair']
 # %% ../../nbs/pool/names.ipynb #3ce503d2
 import re
 from collections import Counter
-from itertools import product
+from itertools import chain, product
 
 import torch
 
@@ -99,7 +99,8 @@ class Node:
 
     def names(self):
         "Whole names of all tensors below."
-        return [full for node in self.nodes() for full, _ in node.tensors.values()]
+        found = chain.from_iterable(node.tensors.values() for node in self.nodes())
+        return [full for full, _ in found]
 
 # %% ../../nbs/pool/names.ipynb #199d0956
 def tree(state: dict # dotted name → tensor
