@@ -9,6 +9,7 @@ __all__ = ['real_looking', 'logits_of', 'HeadedNet', 'adopt']
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from inspect import Parameter, signature
 
 import torch
@@ -132,6 +133,7 @@ class HeadedNet(nn.Module):
             self.head = net.get_submodule(name)
             setattr(net.get_submodule(where), last, StandIn(self.head))
         self.body = net
+        self.training = net.training
 
     def forward(self, x):
         return self.both(x)[1]
@@ -189,7 +191,7 @@ def features_of(head: nn.Module,
                 z              # logits (B, n)
                ) -> torch.Tensor: # (B, D)
     "Features: averaged over places if the head looks at several; the logits if it was not called."
-    if f is None or f.ndim < 2 or len(f) != len(z): return z
+    if f is None or f.ndim < 2 or z.ndim < 1 or len(f) != len(z): return z
     if f.ndim == 2: return f
     places = f.flatten(2) if isinstance(head, nn.Conv2d) else f.flatten(1, -2).transpose(1, 2)
     return places.mean(2)
@@ -205,6 +207,14 @@ def unmoved(net: nn.Module):
     finally:
         for m, mode in modes.items():
             m.training = mode
+
+def shaken(net: nn.Module) -> nn.Module: # a copy
+    "With all weights and buffers moved a little, none below where it was."
+    net = deepcopy(net)
+    for t in (*net.parameters(), *net.buffers()):
+        if t.is_floating_point():
+            t.mul_(1 + .2 * torch.rand_like(t)).add_(.1 * torch.rand_like(t))
+    return net
 
 def is_split(net: nn.Module,
              x           # images (B, C, H, W), at least 2
@@ -233,7 +243,7 @@ def adopt(net: nn.Module,  # somebody's
     with unmoved(net):
         if any(nn.parameter.is_lazy(p) for p in net.parameters()):
             net(x)         # now its layers know their widths
-        if hasattr(net, "features") and hasattr(net, "head") and is_split(net, x):
+        if hasattr(net, "features") and hasattr(net, "head") and is_split(shaken(net), x):
             net.n_answers = n_classes
             return net
     headed = HeadedNet(net, n_classes)
