@@ -39,7 +39,7 @@ setup(
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "dask", "ray", "timm", "hf")},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "dask", "ray", "timm", "hf", "onnx")},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],   # turns `names` in the notebooks into links

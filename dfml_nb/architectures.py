@@ -113,6 +113,13 @@ def new_patches(net: nn.Module, # torchvision's VisionTransformer, changed in pl
     nn.init.trunc_normal_(net.conv_proj.weight, std=math.sqrt(1 / (channels * patch**2)))
     nn.init.zeros_(net.conv_proj.bias)
 
+# %% ../nbs/architectures.ipynb #ada30004
+from .core import Held
+
+# %% ../nbs/architectures.ipynb #ada30005
+# attention written out, which can be differentiated twice; a switch of the whole process
+plain_attention = Held(partial(sdpa_kernel, SDPBackend.MATH))
+
 # %% ../nbs/architectures.ipynb #15ec72bb
 class SmallViT(nn.Module):
     "torchvision's `VisionTransformer` for small images, without dropout, differentiable twice."
@@ -137,7 +144,7 @@ class SmallViT(nn.Module):
         self.body = net
 
     def features(self, x):
-        with sdpa_kernel(SDPBackend.MATH):
+        with plain_attention:
             return self.body(F.pad(x, (0, self.pad, 0, self.pad)))
 
     def forward(self, x):

@@ -99,7 +99,7 @@ COMMANDS = {"pretrain": pretrain, "inspect": inspect, "import": import_files, "c
 
 # %% ../nbs/cli.ipynb #c68b7400
 @contextlib.contextmanager
-def one_run(command: str, copies: int, device):
+def one_run(command: str, copies: int, device, workers):
     "Within the block the processes of `torchrun` are one run. Raises `SettingsError`."
     from dfml_nb.core import require
     from dfml_nb.ranks import joined, rank
@@ -109,6 +109,7 @@ def one_run(command: str, copies: int, device):
     alone = f"dfml {command} runs in one process: start it without torchrun"
     rather = "many rows on many machines: dfml reproduce --engine"
     require(command in ("pretrain", "train"), f"{alone} ({rather})")
+    require(workers is None, "torchrun has started all processes: leave --workers out")
     with joined(device), open(os.devnull, "w") as nobody:
         heard = nobody if rank() > 0 else sys.stdout
         with contextlib.redirect_stdout(heard):
@@ -116,17 +117,20 @@ def one_run(command: str, copies: int, device):
 
 def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
     "Run a command; what went wrong becomes a sentence on the error stream."
-    from dfml_nb.adapt.accuracy import keep_memory
     from dfml_nb.core import DFMLError
+    from dfml_nb.cores import keep_memory
+    from dfml_nb.workers import hired
     copies = int(os.environ.get("WORLD_SIZE", 1))
     me = f" (rank {os.environ.get('RANK', '?')})" if copies > 1 else ""
+    workers = args.get("workers")
     keep_memory()                                # fewer page faults, the same numbers
     try:
         for name in ("settings", "arch_arg"):
             if name in args:
                 option = OPTIONS.get(name, name).replace("_", "-")
                 args[name] = parse_settings(args[name], f"--{option}")
-        with one_run(command, copies, args.get("device")):
+        with one_run(command, copies, args.get("device"), workers), \
+             hired(workers, args.get("quiet", True)):
             COMMANDS[command](**args)
     except BrokenPipeError:                      # somebody reads only the first lines
         sys.stderr.close()

@@ -23,8 +23,7 @@ def pretrain(*,
              out: str,               # folder of the pool; models already there are kept
              # folder of data sets; default $DFML_DATA, then the user's cache folder
              root: str = None,
-             # side in pixels to which images are brought; needed if not square, or of several sizes
-             size: int = None,
+             size: int = None,       # side in pixels to bring images to; needed if not square
              channels: int = None,   # 1: images in grey, 3: in colour; default: as they are
              # conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME, timm:NAME, or with
              # --factory any name
@@ -35,6 +34,8 @@ def pretrain(*,
              budget: Budget = "cpu", # how much is computed
              seed: int = 0,          # fixes all randomness
              device: str = "auto",   # auto, cpu, cuda, mps
+             # processes that share the work on a CPU; default: one a core, where it is worth it
+             workers: int = None,
              quiet: bool = False     # no progress bars
             ):                       # the pool
     "Train a pool of teachers, each on `way` random meta-train classes of a data set."
@@ -46,7 +47,8 @@ def pretrain(*,
         print(f"budget {budget}: {changes}", file=sys.stderr)
     images = load_data(data, root, size=size, channels=channels, quiet=quiet)
     factories = read_factories(factory and [factory], [arch])
-    how = dict(way=way, arch=arch, seed=seed, device=device, quiet=quiet, factories=factories)
+    how = dict(way=way, arch=arch, seed=seed, device=device, workers=workers, quiet=quiet,
+               factories=factories)
     with pool_folder(out):
         pool = pretrain_pool(images, out, **how, **chosen)
     print(f"{len(pool)} teachers in {out}: held-out accuracy {accuracies(pool)}")
@@ -328,6 +330,8 @@ def train(*,
           factory: list[str] = None, # of networks of one's own, as in dfml check
           seed: int = 0,          # fixes all randomness
           device: str = "auto",   # auto, cpu, cuda, mps
+          # processes that share the work on a CPU; default: one a core, where it is worth it
+          workers: int = None,
           quiet: bool = False     # no progress bars
          ):                       # the learner
     "Learn a meta-model from a pool alone."
@@ -342,7 +346,7 @@ def train(*,
     learner = DataFreeMetaLearner(recipe, budget, shot, seed, device, **parts, **settings)
     if not quiet:
         print(f"budget {budget_text(budget, recipe, learner.names)}", file=sys.stderr)
-    learner.fit(pool, run=out, quiet=quiet)
+    learner.fit(pool, run=out, quiet=quiet, workers=workers)
     seconds = ", ".join(f"{k} {v:.0f} s" for k, v in learner.clock.seconds.items())
     said = f"trained, {seconds}" if learner.trainer.steps else "needs no training"
     print(f"{out}: {recipe} {said}")
@@ -375,6 +379,8 @@ def test(run: str,               # run folder of dfml train, or a saved learner
          out: str = None,        # JSON to write; default: in the run folder
          seed: int = 0,          # of the episodes
          device: str = "auto",   # auto, cpu, cuda, mps
+         # processes that share the work on a CPU; default: one a core, where it is worth it
+         workers: int = None,
          quiet: bool = False     # no progress bars
         ) -> dict:               # the record
     "Test a learner on meta-test classes by the protocol; prints a table, writes a JSON record."
@@ -395,7 +401,8 @@ def test(run: str,               # run folder of dfml train, or a saved learner
     require(not target.is_dir(), f"{target} is a folder: name a file", RunError)
     start = time.perf_counter()
     folder = run if Path(run).is_dir() else None
-    how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet)
+    how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet,
+               workers=workers)
     rows = test_learner(learner, images, shots, way, adapt, **how)
     record = result(learner, images, rows, time.perf_counter() - start)
     record.update({k: v for k, v in special.items() if v})
@@ -485,6 +492,8 @@ def reproduce(names: list[str],       # all, a table, or TABLE/ROW
               # where the rows are run: local, dask, ray; for example dask:tcp://node1:8786
               engine: str = "local",
               device: str = "auto",   # auto, cpu, cuda, mps
+              # processes that share the work on a CPU; default: one a core, where it is worth it
+              workers: int = None,
               quiet: bool = False     # no progress bars
              ):
     "Run rows of the tables; each gives one JSON, and finished ones are not run again."
@@ -497,7 +506,8 @@ def reproduce(names: list[str],       # all, a table, or TABLE/ROW
     check_numbers("--shots", shots, 1)
     check_numbers("--seeds", seeds, 0)
     n = len(row_jobs(names, seeds))
-    how = dict(root=root, shots=shots, episodes=episodes, device=device, quiet=quiet)
+    how = dict(root=root, shots=shots, episodes=episodes, device=device, workers=workers,
+               quiet=quiet)
     rows = run_rows(names, budget, seeds, out, results, **how, engine=engine)
     failed = []
     for i, (name, seed, outcome) in enumerate(rows):
@@ -534,6 +544,8 @@ def demo(*,
          episodes: int = 600,     # number of test episodes
          seed: int = 0,           # fixes all randomness
          device: str = "auto",    # auto, cpu, cuda, mps
+         # processes that share the work on a CPU; default: one a core, where it is worth it
+         workers: int = None,
          quiet: bool = False      # no progress bars
         ) -> dict:                # name → record
     "The whole way in minutes, from teachers to figures; prints a table, writes pictures and JSON."
@@ -543,11 +555,11 @@ def demo(*,
     start = time.perf_counter()
     out = Path(out)
     images = load_data(data, quiet=quiet)
-    how = dict(seed=seed, device=device, quiet=quiet)
+    how = dict(seed=seed, device=device, workers=workers, quiet=quiet)
     pool = demo_pool(images, out, budget, **how)
     learners = demo_learners(pool, out, budget, **how)
     demo_pictures(learners["free"], pool, out)
-    records = demo_tests(learners, images, out, episodes, quiet)
+    records = demo_tests(learners, images, out, episodes, workers, quiet)
     print("\n" + as_table({label: r["test"] for label, r in records.items()}) + "\n")
     print(DEMO_WORDS[0])
     if budget == "demo":
@@ -572,7 +584,9 @@ def demo_pool(images, out: Path, budget: str, **how):
     with claimed(out/"pool"):
         return pretrain_pool(images, out/"pool", way=5, **how, **chosen)
 
-def demo_learners(pool, out: Path, budget: str, seed, device, quiet) -> dict: # name → learner
+def demo_learners(pool, out: Path, budget: str,
+                  seed, device, workers, quiet # as in `demo`
+                 ) -> dict:                    # name → learner
     "The second step: methods."
     from dfml_nb.recipes import DataFreeMetaLearner, budget_text
     print("2. The images are gone from here on. FREE and pool_distill learn from the pool "
@@ -580,10 +594,12 @@ def demo_learners(pool, out: Path, budget: str, seed, device, quiet) -> dict: # 
     learners = {}
     for name, label in DEMO:
         learner = DataFreeMetaLearner(name, budget, 1, seed, device)
-        learners[name] = learner.fit(pool, run=out/name, quiet=quiet)
+        learners[name] = learner.fit(pool, run=out/name, quiet=quiet, workers=workers)
     return learners
 
-def demo_tests(learners: dict, images, out: Path, episodes: int, quiet) -> dict: # label → record
+def demo_tests(learners: dict, images, out: Path,
+               episodes: int, workers, quiet # as in `demo`
+              ) -> dict:                     # label → record
     "The third step: figures."
     from dfml_nb.adapt.testing import result, test_learner
     from dfml_nb.core import save_json
@@ -591,7 +607,7 @@ def demo_tests(learners: dict, images, out: Path, episodes: int, quiet) -> dict:
     records = {}
     for name, label in DEMO:
         start = time.perf_counter()
-        rows = test_learner(learners[name], images, n=episodes, quiet=quiet)
+        rows = test_learner(learners[name], images, n=episodes, quiet=quiet, workers=workers)
         records[label] = result(learners[name], images, rows, time.perf_counter() - start)
         save_json(out/f"{name}.json", records[label])
     return records

@@ -104,6 +104,27 @@ def _best_device() -> torch.device:
     if torch.cuda.is_available(): return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
+# %% ../nbs/core.ipynb #ada30002
+class Held:
+    "A switch of the whole process, set while any thread needs it; to be used by `with`."
+    def __init__(self, setting): # function → context manager that sets it and puts it back
+        self.setting = setting
+        self.lock = threading.Lock()
+        self.users = 0
+
+    def __enter__(self):
+        with self.lock:
+            if not self.users:
+                self.held = self.setting()
+                self.held.__enter__()
+            self.users += 1
+
+    def __exit__(self, *error):
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.held.__exit__(None, None, None)
+
 # %% ../nbs/core.ipynb #29b3dd50
 def versions() -> dict: # package name → version string
     "Versions of Python and of the packages a result depends on."

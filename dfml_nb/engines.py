@@ -15,6 +15,7 @@ from typing import Iterator
 
 from .core import DFMLError, SettingsError, require
 from .experiments import find_experiments, mean_over_data, reproduce, result_file
+from .workers import hired
 
 # %% ../nbs/engines.ipynb #2b5832b6
 # random numbers come from generators that the threads of a process share
@@ -101,14 +102,15 @@ def row_jobs(names,      # of experiments: 'all', a table, or TABLE/ROW; several
     return list(product(found, seeds))
 
 def run_row(job: tuple,     # (name of an experiment, seed)
-            budget, out, results, **how # as in `run_rows`
+            budget, out, results, workers, **how # as in `run_rows`
            ) -> tuple:      # (mean figures, reason why there are none, seconds, was it run now)
     "One row of a table."
     name, seed = job
     start = time.perf_counter()
     e, = find_experiments(name)
     new = not result_file(e, budget, seed, results).exists()
-    record = reproduce(e, budget, seed, out, results, **how)
+    with hired(workers, how["quiet"]):
+        record = reproduce(e, budget, seed, out, results, **how)
     seconds = time.perf_counter() - start
     return mean_over_data(record["test"]), record.get("not_applicable"), seconds, new
 
@@ -129,12 +131,17 @@ def run_rows(names,                  # of experiments: 'all', a table, or TABLE/
              episodes: int = None,   # by default 600; 3 at budget 'smoke'
              device: str = "auto",
              quiet: bool = True,     # no progress bars
-             engine: str = "local"   # see `run_jobs`
+             engine: str = "local",  # see `run_jobs`
+             # processes that share a row on a CPU; None: as many as is worth it, and on an
+             # engine one
+             workers: int = None
             ) -> Iterator:           # of (name, seed, as from `run_row` or a `DFMLError`)
     "Run rows of the tables, in any order; finished ones are read, not run again."
     place = partial(folder_for, engine)
     how = dict(shots=shots, episodes=episodes, device=device, quiet=quiet)
+    if engine != "local" and workers is None:
+        workers = 1
     f = partial(run_row, budget=budget, out=place(out), results=place(results),
-                root=place(root), **how)
+                root=place(root), workers=workers, **how)
     for (name, seed), outcome in run_jobs(f, row_jobs(names, seeds), engine):
         yield name, seed, outcome

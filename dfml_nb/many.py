@@ -88,6 +88,24 @@ def copies(tensors,         # name → tensor, or pairs of them, e.g. `net.named
     "Each tensor `n` times along a new first dimension."
     return {k: v.detach().expand(n, *v.shape).clone() for k, v in dict(tensors).items()}
 
+# %% ../nbs/many.ipynb #ada30006
+from contextlib import contextmanager
+
+from .core import Held
+
+# %% ../nbs/many.ipynb #ada30007
+@contextmanager
+def shortcut_off():
+    "Attention's shortcut knows no `vmap`."
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+no_shortcut = Held(shortcut_off)
+
 # %% ../nbs/many.ipynb #cfcf097a
 class Copies(One):
     "Many copies of a model: weights (n, …), images (n, B, C, H, W) → logits (n, B, n_classes)."
@@ -98,12 +116,8 @@ class Copies(One):
         self.n = n
 
     def __call__(self, w, x, what="logits"):
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # attention's shortcut knows no `vmap`
-        try:
+        with no_shortcut:
             return vmap(partial(seen, self.view, what))(w, self.buffers, x)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
 
     def spread(self, t):
         return t.expand(self.n, *t.shape)

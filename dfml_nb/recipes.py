@@ -17,16 +17,21 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from .adapt.adapt import FewShotClassifier, check_support, get_adapter
-from .core import (Clock, EpisodeError, PoolError, RunError, device_name, pick_device,
-                          require, versions)
+from .adapt.adapt import FewShotClassifier, get_adapter
+from .adapt.export import CLOSED, export_model
+from .adapt.labels import check_support, coded
+from .adapt.layers import undisturbed
+from .core import Clock, PoolError, RunError, device_name, pick_device, require, versions
+from .cores import computing
+from .learn.together import Together
 from .learn.trainer import Trainer, compose
 from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, circumstances,
                                     read_model, resume, run_steps, save_model, working_in)
 from .parts import DRAW, LEARN, RECOVER, find_part
 from .pool.pool import Pool
-from .ranks import rank
+from .ranks import agree, rank, surroundings
 from .runs import RunFolder
+from .workers import hired
 
 # %% ../nbs/recipes.ipynb #a019a401
 # the rooms that enter parts in the registries
@@ -352,13 +357,24 @@ def fit(self: DataFreeMetaLearner,
         pool,                    # a `Pool` or its folder
         run=None,                # a folder: log, checkpoints, snapshots; goes on where it stopped
         callbacks=(),            # more of `Callback`, called before those of the run folder
-        quiet=True               # no progress bar
+        quiet=True,              # no progress bar
+        # processes that share the work on a CPU; None: as many as is worth it, see workers.
+        # With callbacks of your own one, unless you say more: they are called in this one only
+        workers: int = None
        ) -> DataFreeMetaLearner: # the learner itself
     "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
+    if workers is None and callbacks:
+        workers = 1
+    with hired(workers, quiet), computing(self.device):
+        return self._fit(pool, run, callbacks, quiet)
+
+@patch
+def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
     if not isinstance(pool, Pool):
         pool = Pool(pool)
     why = self.why_not(pool)
     require(not why, f"{self.recipe} cannot run on this pool: {why}", PoolError)
+    agree(pool=pool.digest(), settings=self.config, **surroundings())
     with working_in(run, self.device) as folder:
         trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
         silent = quiet or not trainer.steps or rank() > 0
@@ -391,7 +407,7 @@ def _fit_in(self: DataFreeMetaLearner, folder, trainer, callbacks, quiet): # wha
 @patch
 def _run(self: DataFreeMetaLearner, trainer, callbacks, first=0):
     "Do the steps and take over what they made."
-    run_steps(trainer, callbacks, first)
+    run_steps(trainer, [*callbacks, Together()], first)
     self.trainer = trainer
     self.model = trainer.model
     self.clock = trainer.clock
@@ -410,20 +426,20 @@ def pretrain_seconds(pool: Pool): # seconds, or None if any model does not say
 # %% ../nbs/recipes.ipynb #98304f54
 @patch
 def adapt(self: DataFreeMetaLearner,
-          x,                     # support images (N, C, H, W) in [0, 1], a tensor or an array
-          y,                     # labels (N,) in 0..way-1
-          way: int = None,       # number of classes; by default the largest label + 1
+          x,                     # support images: a tensor or an array (N, C, H, W), or files, …
+          y,                     # labels (N,): whole numbers, or words
+          way: int = None,       # number of classes; given it, numbers must be 0..way-1
           how: str = None        # a name in `ADAPT`; by default the recipe's
-         ) -> FewShotClassifier:
+         ) -> FewShotClassifier: # answers with the labels that were given
     "A classifier for a new task. Raises `EpisodeError`, `SettingsError`; before `fit`, `RunError`."
     self.check_fitted()
     adapter = get_adapter(how or self.how)
-    y = torch.as_tensor(y)
-    require(y.numel(), "there are no support images: a task needs at least one of each class",
-            EpisodeError)
-    way = int(y.max()) + 1 if way is None else way
-    x, y = check_support(self.model, x, y, way)
-    return adapter(self.model, x, y, way)
+    y, classes = coded(y, way)
+    with undisturbed(self.model):
+        x, y = check_support(self.model, x, y, len(classes))
+        clf = adapter(self.model, x, y, len(classes))
+    clf.classes_ = classes
+    return clf
 
 @patch
 def check_fitted(self: DataFreeMetaLearner):
@@ -463,3 +479,16 @@ def load(cls: DataFreeMetaLearner,
     new.about = info["about"]
     new.model = model.eval().to(new.device)
     return new
+
+# %% ../nbs/recipes.ipynb #ada50003
+@patch
+def export(self: DataFreeMetaLearner,
+           path,                 # the file to write, e.g. 'learner.onnx'
+           how: str = None,      # as in `export_model`; by default the recipe's, else 'centroid'
+           side: int = None      # of the images in pixels; None: the model's, or 32
+          ) -> dict:             # what was written
+    """Write the learner as ONNX, with an adaptation that needs no gradients. Raises `RunError`,
+    also where the extra packages are missing."""
+    self.check_fitted()
+    closed = self.how if self.how in CLOSED else "centroid"
+    return export_model(self.model, path, how or closed, side)

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from .classifier import FewShotClassifier, batch_statistics, check_support, unchanged
+from .classifier import FewShotClassifier, statistics_of
+from .layers import adaptation
 from ..core import EpisodeError, require
 from ..learn.maml import inner_loop
 from ..many import seeing
@@ -31,8 +32,20 @@ def check_way(model: Classifier, way: int): # classes of the task
             f"this model has {model.n_classes} outputs and cannot be fine-tuned to {way} classes: "
             "use nearest_centroid (--adapt centroid)", EpisodeError)
 
+# %% ../../nbs/adapt/adapt.ipynb #ada40001
+def fine_tuned(model: Classifier,             # in layers of its own
+               x, y, way, steps: int, lr: float # as in fine_tune
+              ) -> dict:
+    "Adapted weights."
+    check_way(model, way)
+    see = seeing(model, x).fork()
+    batch_mode(model)
+    w = inner_loop(see, see.start(grad=True), x, y, way, steps, lr, second_order=False)
+    return {k: p.detach() for k, p in w.items()}
+
 # %% ../../nbs/adapt/adapt.ipynb #01f778ae
 @takes_many
+@adaptation
 def fine_tune(model: Classifier,    # the meta-model; not changed
               x,                    # support images (N, C, H, W) in [0, 1]
               y,                    # labels (N,) in 0..way-1
@@ -41,25 +54,19 @@ def fine_tune(model: Classifier,    # the meta-model; not changed
               lr: float = .01       # step size
              ) -> FewShotClassifier:
     "Adapt all weights by gradient descent on the support set. Raises `EpisodeError`."
-    x, y = check_support(model, x, y, way)
-    check_way(model, way)
-    see = seeing(model, x)
-    with unchanged(model):
-        batch_mode(model)
-        w = inner_loop(see, see.start(grad=True), x, y, way, steps, lr, second_order=False)
-    w = {k: p.detach() for k, p in w.items()}
-    return FewShotClassifier(model, w, batch_statistics(model, w, x), way)
+    w = fine_tuned(model, x, y, way, steps, lr)
+    return FewShotClassifier(model, w, statistics_of(model, w, x), way)
 
 # %% ../../nbs/adapt/adapt.ipynb #79f57e61
-def embedding(model: Classifier, # not changed
-              x,                 # support images, as from check_support
+def embedding(model: Classifier, # in layers of its own
+              x,                 # support images, as an adaptation gets them
               way: int,          # number of classes
               statistics: str    # as in nearest_centroid
              ) -> tuple:         # (classifier that lacks its score, normalised features of x)
     "A model whose weights stay as they are, and what it sees in the support set."
     see = seeing(model, x).fork()
     w = see.start()
-    buffers = batch_statistics(model, w, x) if statistics == "support" else see.buffers
+    buffers = statistics_of(model, w, x) if statistics == "support" else see.buffers
     clf = FewShotClassifier(model, w, buffers, way)
     return clf, F.normalize(clf.features(x), dim=-1)
 
@@ -80,6 +87,7 @@ def class_means(f,        # features (N, D)
 
 # %% ../../nbs/adapt/adapt.ipynb #33057e9d
 @takes_many
+@adaptation
 @torch.no_grad()
 def nearest_centroid(model: Classifier,  # the embedding; not changed
                      x,                  # support images (N, C, H, W) in [0, 1]
@@ -89,16 +97,16 @@ def nearest_centroid(model: Classifier,  # the embedding; not changed
                      statistics="support"
                     ) -> FewShotClassifier:
     "Answer with the nearest mean feature (prototypical networks, cosines). Raises `EpisodeError`."
-    x, y = check_support(model, x, y, way)
     require(statistics in ("support", "own"),
             f"statistics must be 'support' or 'own', not {statistics!r}")
     clf, f = embedding(model, x, way, statistics)
     centers = F.normalize(class_means(f, y, way), dim=-1)
-    clf.score = partial(unit_scores, centers.mT)
+    clf.scorer = partial(unit_scores, centers.mT)
     return clf
 
 # %% ../../nbs/adapt/adapt.ipynb #7a3ab2f5
 @takes_many
+@adaptation
 @torch.no_grad()
 def ridge(model: Classifier,    # the embedding; not changed
           x,                    # support images (N, C, H, W) in [0, 1]
@@ -108,13 +116,12 @@ def ridge(model: Classifier,    # the embedding; not changed
          ) -> FewShotClassifier:
     """Linear regression from normalised features to classes, with the model's own statistics
     (R2D2's base learner, Bertinetto et al. 2019). Raises `EpisodeError`."""
-    x, y = check_support(model, x, y, way)
     require(lam > 0, f"the penalty lam must be above 0, not {lam}")
     clf, f = embedding(model, x, way, "own")
     target = way * F.one_hot(y, way).to(f) - 1
     penalty = lam * torch.eye(y.shape[-1]).to(f)
     a = f.mT @ torch.linalg.solve(f @ f.mT + penalty, target)
-    clf.score = partial(unit_scores, a)
+    clf.scorer = partial(unit_scores, a)
     return clf
 
 # %% ../../nbs/adapt/adapt.ipynb #54e3dadf

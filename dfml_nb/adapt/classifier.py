@@ -6,11 +6,15 @@
 __all__ = ['unchanged', 'batch_statistics', 'FewShotClassifier']
 
 # %% ../../nbs/adapt/classifier.ipynb #5ebee0f9
-import math
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from fastcore.basics import patch
 
+from .inputs import PICTURES, as_images, in_order, pieces, understood
+from .labels import places
+from .layers import full_precision, own_layers
 from ..core import EpisodeError, RunError, require
 from ..many import seeing
 from ..nets import Classifier, batch_mode, batch_norms, moving_buffers
@@ -46,75 +50,26 @@ def unchanged(model): # any module
                 if k in kept:
                     v.copy_(kept[k])
 
+# %% ../../nbs/adapt/classifier.ipynb #ada20012
 @torch.no_grad()
+def statistics_of(own: Classifier, # in layers of one's own, whose mode changes
+                  w: dict,         # as in `batch_statistics`
+                  x                # as in `batch_statistics`
+                 ) -> dict:
+    "The batch-norm statistics that the batch `x` produces."
+    see = seeing(own, x).fork()
+    with batchnorm_momentum(own, 1.):
+        batch_mode(own)
+        see(w, x)
+    return see.buffers
+
+# %% ../../nbs/adapt/classifier.ipynb #ada20013
 def batch_statistics(model: Classifier, # any; not changed
                      w: dict,           # weights to use, as from `weights`
                      x                  # (N, C, H, W) in [0, 1]
                     ) -> dict:          # the model's buffers by name, in batch norm those of x
     "The batch-norm statistics that the batch `x` produces, in place of the running ones."
-    see = seeing(model, x).fork()
-    with unchanged(model), batchnorm_momentum(model, 1.):
-        batch_mode(model)
-        see(w, x)
-    return see.buffers
-
-# %% ../../nbs/adapt/classifier.ipynb #50975b76
-def as_images(model: Classifier, # that shall see them
-              x,                 # (N, C, H, W), a tensor or an array
-              many=False         # of several episodes: (E, N, C, H, W)
-             ) -> torch.Tensor:  # in the model's precision, on its device
-    "Images as a model takes them. Raises `EpisodeError` unless these can be pixels in [0, 1]."
-    x = torch.as_tensor(x)
-    if not getattr(model.net, "any_numbers", False):
-        check_pixels(x, many)
-    return x.to(model.mean)
-
-def check_pixels(x: torch.Tensor, many: bool): # as in as_images
-    "Bytes, pixels up to 255 and NaN would be answered, too, but not well. Raises `EpisodeError`."
-    shape = "(E, N, C, H, W)" if many else "(N, C, H, W)"
-    hint = ": one image needs x[None]" if x.ndim == 3 else ""
-    require(x.ndim == 4 + many, f"images must be {shape}, not {tuple(x.shape)}{hint}", EpisodeError)
-    require(x.is_floating_point(),
-            f"images must be floats between 0 and 1, not {x.dtype}: x.float() / 255", EpisodeError)
-    low, high = (v.item() for v in x.aminmax()) if x.numel() else (0., 1.)
-    require(math.isfinite(low + high), "there is NaN or infinity among the pixels", EpisodeError)
-    require(-1 <= low and high <= 2,
-            f"pixels must lie between 0 and 1, and these between {low:.3g} and {high:.3g}: "
-            "divide by 255 if they are bytes, and do not normalise them, the model does",
-            EpisodeError)
-
-# %% ../../nbs/adapt/classifier.ipynb #d138e874
-def check_support(model: Classifier, # to be adapted
-                  x,                 # (N, C, H, W), or (E, N, C, H, W)
-                  y,                 # (N,), or (E, N)
-                  way: int           # number of classes
-                 ) -> tuple:         # x and y as the model takes them
-    "Raises `EpisodeError` unless these are images, with each of the labels 0..way-1 at least once."
-    y = torch.as_tensor(y)
-    if y.ndim == 2 and torch.as_tensor(x).ndim == 5:
-        each = [check_support(model, *pair, way) for pair in zip(x, y)]
-        return tuple(torch.stack(t) for t in zip(*each))
-    x = as_images(model, x)
-    require(y.ndim == 1,
-            f"labels must be one number an image, (N,), not {tuple(y.shape)}: "
-            "of one-hot rows take y.argmax(1)", EpisodeError)
-    require(len(x) == len(y) and len(y) > 0,
-            f"{len(x)} support images but {len(y)} labels", EpisodeError)
-    require(bool((y == y.long()).all()), "labels must be whole numbers", EpisodeError)
-    y = y.long().to(x.device)
-    check_labels(set(y.tolist()), way)
-    return x, y
-
-def check_labels(found: set, # all labels of a support set
-                 way: int):  # number of classes
-    "Raises `EpisodeError` unless these are 0..way-1."
-    wanted = set(range(way))
-    right = f"labels must be 0..{way - 1}"
-    require(found <= wanted,
-            f"labels {sorted(found - wanted)} in a {way}-way task: {right}", EpisodeError)
-    require(found == wanted,
-            f"support set of a {way}-way task has no image of class {sorted(wanted - found)}: "
-            f"{right}, each at least once", EpisodeError)
+    return statistics_of(own_layers(model), w, x)
 
 # %% ../../nbs/adapt/classifier.ipynb #07f10001
 def finite(scores: torch.Tensor # (..., classes)
@@ -122,8 +77,8 @@ def finite(scores: torch.Tensor # (..., classes)
     "Scores that are an answer: the largest of NaN would be class 0. Raises `RunError`."
     bad = ~scores.isfinite().all(-1)
     require(not bad.any(),
-            f"the scores of {int(bad.sum())} of {bad.numel()} images are NaN or infinite: the model, "
-            "or a teacher in it, cannot be used. Look at the pool with `dfml check` and "
+            f"the scores of {int(bad.sum())} of {bad.numel()} images are NaN or infinite: the "
+            "model, or a teacher in it, cannot be used. Look at the pool with `dfml check` and "
             "`dfml screen`, leave that teacher out, and train again", RunError)
     return scores
 
@@ -134,21 +89,24 @@ class FewShotClassifier:
                  w: dict,                   # adapted weights
                  buffers: dict,             # batch-norm statistics for inductive use
                  way: int,                  # number of classes
-                 score=None):               # features (B, D) → scores (B, way); None: the head
-        self.model = model
+                 score=None,                # features (B, D) → scores (B, way); None: the head
+                 classes=None):             # their names, or numbers, sorted; None: 0..way-1
+        self.model = model if getattr(model, "alone", False) else own_layers(model)
         self.w = w
         self.buffers = buffers
         self.way = way
-        self.score = score
+        self.scorer = score
+        self.classes_ = np.arange(way) if classes is None else np.asarray(classes)
         self.many = buffers["mean"].ndim == 5   # one mean colour for each of several episodes
+        self._idle = []                         # layers that no thread is using
 
     @torch.no_grad()
     def logits(self, x,                     # (B, C, H, W)
                query_statistics=False       # batch norm by the statistics of `x` (transductive)
               ) -> torch.Tensor:            # (B, way)
         "Scores of each class, on the device of `x`. Raises `RunError` if they are no numbers."
-        if self.score:
-            return finite(self._see(x, "features", query_statistics, self.score))
+        if self.scorer:
+            return finite(self._see(x, "features", query_statistics, self.scorer))
         return finite(self._see(x, "logits", query_statistics)[..., :self.way])
 
     @torch.no_grad()
@@ -160,15 +118,66 @@ class FewShotClassifier:
 
     def predict(self, x,                    # as in `logits`
                 query_statistics=False      # as in `logits`
-               ) -> torch.Tensor:           # (B,), int64 in 0..way-1
+               ):                           # (B,), a tensor of numbers, or an array of words
         "The most likely class of each image."
-        return self.logits(x, query_statistics).argmax(-1)
+        best = self.logits(x, query_statistics).argmax(-1)
+        if self.classes_.dtype.kind == "U":
+            return self.classes_[best.cpu().numpy()]
+        return torch.as_tensor(self.classes_).to(best)[best]
 
-    def _see(self, x, what, batch, score=None): # batch: batch norm by the statistics of x
-        x = torch.as_tensor(x)
-        images = as_images(self.model, x, self.many)
-        see = seeing(self.model, images, self.buffers)
-        with unchanged(self.model):
-            batch_mode(self.model, batch)
-            out = (see.fork() if batch else see)(self.w, images, what)
-        return (score(out) if score else out).to(x.device)
+# %% ../../nbs/adapt/classifier.ipynb #ada20005
+@patch
+@contextmanager
+def _layers(self: FewShotClassifier):
+    "Layers that no other thread uses."
+    try:
+        model = self._idle.pop()
+    except IndexError:
+        model = own_layers(self.model)
+    try:
+        yield model
+    finally:
+        self._idle.append(model)
+
+@patch
+def _see(self: FewShotClassifier, x, what, batch, score=None): # batch: norm by x's statistics
+    "What is seen in pictures of any form."
+    with understood("these pictures", PICTURES):
+        x = in_order(x)
+        parts = [x] if batch or self.many else pieces(x, self.model)
+    device = x.device if isinstance(x, torch.Tensor) else "cpu"
+    with self._layers() as model:
+        batch_mode(model, batch)
+        found = [self._piece(model, part, what, batch, score).to(device) for part in parts]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+@patch
+def _piece(self: FewShotClassifier, model, x, what, batch, score):
+    "What is seen in some pictures at once."
+    images = as_images(model, x, self.many)
+    see = seeing(model, images, self.buffers)
+    with full_precision(model):
+        out = (see.fork() if batch else see)(self.w, images, what)
+        return score(out) if score else out
+
+# %% ../../nbs/adapt/classifier.ipynb #ada20006
+@patch
+def predict_proba(self: FewShotClassifier,
+                  x,                      # as in `logits`
+                  query_statistics=False  # as in `logits`
+                 ) -> torch.Tensor:       # (B, way), rows add up to 1, columns as `classes_`
+    "The softmax of the scores. It orders the classes, but nobody has calibrated it."
+    return self.logits(x, query_statistics).softmax(-1)
+
+@patch
+def score(self: FewShotClassifier,
+          x,                      # as in `logits`
+          y,                      # labels (B,), of the kind that it was adapted with
+          query_statistics=False  # as in `logits`
+         ) -> float:              # 0..1
+    "The share of images that are given their label. Raises `EpisodeError` for an unknown label."
+    wanted = places(y, self.classes_)
+    found = self.logits(x, query_statistics).argmax(-1).cpu()
+    require(found.shape == wanted.shape and len(found),
+            f"{tuple(found.shape)} images but {tuple(wanted.shape)} labels", EpisodeError)
+    return (found == wanted).double().mean().item()

@@ -12,8 +12,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from .adapt import fine_tune, takes_many
-from .classifier import FewShotClassifier, batch_statistics, check_support, unchanged
+from .adapt import fine_tuned, takes_many
+from .classifier import FewShotClassifier, statistics_of
+from .layers import adaptation
 from ..core import rng
 from ..many import One, batch_loss, seeing
 from ..nets import Classifier, batch_mode
@@ -98,6 +99,7 @@ def calibrate(model: Classifier, # in `batch_mode`
 # %% ../../nbs/adapt/icfil.ipynb #ed1a637e
 @part(ADAPT, "icfil")
 @takes_many
+@adaptation
 def icfil(model: Classifier,      # the meta-model; not changed
           x,                      # support images (N, C, H, W) in [0, 1]
           y,                      # labels (N,) in 0..way-1
@@ -107,15 +109,11 @@ def icfil(model: Classifier,      # the meta-model; not changed
           lr: float = .01         # their size
          ) -> FewShotClassifier:
     "Fine-tune, then calibrate (PURER, ICFIL). Raises `EpisodeError`, `SettingsError`."
-    x, y = check_support(model, x, y, way)
     s = s or ICFILSettings()
     s.check("icfil.")
-    clf = fine_tune(model, x, y, way, steps, lr)
-    if s.steps == 0:
-        return clf
-    see = seeing(model, x)
-    with unchanged(model):
-        batch_mode(model)
-        xp, yp = pseudo_support(model, clf.w, way, s, model.size or x.shape[-1], see)
-        w = calibrate(model, clf.w, x, y, xp, yp, way, s, see)
-    return FewShotClassifier(model, w, batch_statistics(model, w, x), way)
+    w = fine_tuned(model, x, y, way, steps, lr)
+    if s.steps:
+        see = seeing(model, x).fork()
+        xp, yp = pseudo_support(model, w, way, s, model.size or x.shape[-1], see)
+        w = calibrate(model, w, x, y, xp, yp, way, s, see)
+    return FewShotClassifier(model, w, statistics_of(model, w, x), way)

@@ -14,7 +14,9 @@ from fastcore.basics import patch
 from .adapt import HEADED, get_adapter
 from .evaluate import embedded, evaluate, select
 from ..core import device_name, versions
+from ..cores import computing
 from ..learn.training import read_model
+from ..workers import hired
 
 # %% ../../nbs/adapt/testing.ipynb #6e90e0db
 def snapshots(run        # a run folder
@@ -101,7 +103,9 @@ def test_learner(learner,             # a trained `DataFreeMetaLearner`
                  choose=("last",),    # any of 'last', 'val', 'test-max'
                  val_n: int = 100,    # episodes for choosing on meta-validation classes
                  query: int = 15,     # query images of each class
-                 quiet=True           # no progress bar
+                 quiet=True,          # no progress bar
+                 # processes that share the work on a CPU; None: as many as is worth it
+                 workers: int = None
                 ) -> list:            # rows of `evaluate`
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `EpisodeError`."
     how = how or learner.how
@@ -111,9 +115,10 @@ def test_learner(learner,             # a trained `DataFreeMetaLearner`
     if run and set(choose) != {"last"}:
         models = [m.to(learner.device) for m in snapshots(run)]
     rows = []
-    for shot in dict.fromkeys(shots):
-        for c in choose if models else ["last"]:      # else there is nothing to choose from
-            rows += judge.chosen(c, models, learner.model, shot, n, val_n)
+    with hired(workers, quiet), computing(learner.device):
+        for shot in dict.fromkeys(shots):
+            for c in choose if models else ["last"]:  # else there is nothing to choose from
+                rows += judge.chosen(c, models, learner.model, shot, n, val_n)
     return [dict(r, adapt=how, episode_seed=seed, query=query) for r in rows]
 
 # %% ../../nbs/adapt/testing.ipynb #67bfb85e
@@ -125,7 +130,8 @@ def result(learner,         # a trained `DataFreeMetaLearner`
     """The record of one finished run, in the project's format; device and versions are those of
     the training."""
     about = learner.about
-    tested = dict(device=device_name(learner.device), versions=versions())
+    with computing(learner.device):          # as many threads as the test had
+        tested = dict(device=device_name(learner.device), versions=versions())
     return dict(recipe=learner.recipe, data=data.name, data_free=learner.data_free,
                 pool=about["pool"], budget=learner.budget, shot=learner.shot, seed=learner.seed,
                 device=about["device"], versions=about["versions"], tested=tested,

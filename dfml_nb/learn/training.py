@@ -11,6 +11,7 @@ import json
 import sys
 import time
 import warnings
+import zlib
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -25,7 +26,7 @@ from ..pool.files import state_problem
 from ..pool.numbers import NumberFile, checksum
 from ..pool.restore import at_most, blank_net
 from ..pool.spec import SPEC_RULES, ModelSpec, check_spec
-from ..ranks import broadcast, n_ranks, rank
+from ..ranks import broadcast, n_ranks, rank, share
 from ..runs import RunFolder
 
 # %% ../../nbs/learn/training.ipynb #4c5093c5
@@ -256,9 +257,22 @@ def changes(begun: dict, # perhaps empty, or of another version
 
 # %% ../../nbs/learn/training.ipynb #69b333b8
 class Agree(Callback):
-    "After each step all ranks take over rank 0's weights."
+    "After each step all ranks have the same weights. Raises `RunError` if they drifted apart."
     def after(self, trainer, i, row):
-        if n_ranks() == 1 or trainer.moving is None: return
-        device = trainer.moving.mean.device
-        if device.type != "cpu":
-            trainer.moving.load_state_dict(broadcast(trainer.moving.state_dict(), device))
+        if n_ranks() == 1: return
+        model = trainer.moving
+        if model is not None and model.mean.device.type != "cpu":
+            model.load_state_dict(broadcast(model.state_dict(), model.mean.device))
+            return
+        mine = sum_of_weights(model), repr(row)
+        equal = [theirs == mine for theirs in share(lambda r: mine, range(n_ranks()))]
+        require(all(equal), f"the processes of this job have different models after step {i}: "
+                "they run on different processors, or a callback has changed one; use one process",
+                RunError)
+
+def sum_of_weights(model) -> int: # a `Classifier` on the CPU, or None
+    "A number that differs where weights do."
+    found = 0
+    for v in model.state_dict().values() if model is not None else ():
+        found = zlib.crc32(v.contiguous().numpy().reshape(-1).view("uint8"), found)
+    return found

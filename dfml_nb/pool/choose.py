@@ -7,14 +7,15 @@ __all__ = ['ENDINGS', 'BESIDE', 'BEST', 'plain_name', 'is_model', 'model_files']
 
 # %% ../../nbs/pool/choose.ipynb #fee42abd
 import re
+from collections import Counter
 from pathlib import Path
 
 from ..core import PoolError, require
 from .files import brief, leads_out
 
 # %% ../../nbs/pool/choose.ipynb #c345306b
-ENDINGS = re.compile(r"(\.(safetensors|pt|pth|pyth|ckpt|bin|th|torch|pt7|weights|model))(\.tar)?$|\.tar$",
-                     re.IGNORECASE)
+ENDINGS = re.compile(
+    r"\.(safetensors|pt|pth|pyth|ckpt|bin|th|torch|pt7|weights|model)(\.tar)?$|\.tar$", re.IGNORECASE)
 BESIDE = re.compile(r"(\w*optim\w*|\w*sched\w*|scaler|rng_state\w*|random_states\w*"
                     r"|training_args|trainer_state)\.", re.IGNORECASE) # names of what is no model
 BEST = re.compile(r"(.*[\W_])?best([\W_].*)?", re.IGNORECASE)
@@ -45,7 +46,8 @@ def model_files(folder,         # where to look
         names = {f: plain_name(f) for f in models}
     else:
         names = _runs(folder)
-        left += [f for run in {f.parent for f in names} for f in _files(run) if f not in names]
+        for run in sorted({f.parent for f in names}):
+            left += [f for f in _files(run) if f not in names]
     out = [brief(f.relative_to(folder)) for f in names if leads_out(f, folder)]
     require(not out, f"{brief(out)}: links that lead out of {folder}, perhaps to a file of yours: "
             "take them away, or import what they lead to by its own name", PoolError)
@@ -61,13 +63,13 @@ def _files(folder):
 
 def _names_below(models, folder):
     "A model is called by its folder if it is alone there, and else by folder and file."
-    alone = [f.parent for f in models]
+    alone = Counter(f.parent for f in models)
     names = {}
     for f in models:
         where = f.parent.relative_to(folder).as_posix()
         below = where != "."
-        single = below and alone.count(f.parent) == 1
-        names[f] = where if single else f"{where}/{plain_name(f)}" if below else plain_name(f)
+        full = f"{where}/{plain_name(f)}" if below else plain_name(f)
+        names[f] = where if below and alone[f.parent] == 1 else full
     return names
 
 def _runs(folder):

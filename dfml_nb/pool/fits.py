@@ -20,8 +20,7 @@ from .names import folded, pair, tree
 COUNTERS = {"num_batches_tracked", "total_ops", "total_params", "n_averaged", "_extra_state",
             "position_ids"}         # last names of what is no weight
 HARMLESS = re.compile(              # a part whose tensors do nothing to an answer
-    r"(.*[._])?(criterion|loss\w*|metrics?|\w*accuracy|\w*acc\d?|auroc|pos_weight|class_weights?)"
-    r"(\..*)?")
+    r"(\w*_)?(criterion|loss\w*|metrics?|acc\w*|auroc|pos_weight|class_weights?)")
 LEGACY = (                          # how old files call it, and how it is called now
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)"), r"\1\2"),
     (re.compile(r"\.gamma$"), ".weight"),
@@ -87,7 +86,7 @@ def _roots(theirs, ours):
         todo += deeper
         if not deeper:
             out.append(node)
-    return out[::-1]
+    return out[::-1][:16]
 
 def _pair_head(root, head, place, found):
     "Look for the head in growing circles; → the node that holds it and the body, or None."
@@ -117,6 +116,16 @@ def fits(state: dict, # dotted name → tensor, of the file
             return [f for f in out if f.complete]
     return sorted(out, key=lambda f: (len(f.missing), len(f.extra)))
 
+def _with_more(root, found):
+    "The smallest nest around a body that holds more than that; itself if there is none."
+    nest = root
+    while nest.up and len(nest.names()) <= len(found):
+        nest = nest.up
+    return nest if len(nest.names()) > len(found) else root
+
+def _is_harmless(name):
+    return any(map(HARMLESS.fullmatch, name.split(".")))
+
 def _fits(state, want):
     needed = [k for k in want if _last(k) != "num_batches_tracked"]
     place = _head_path(want)
@@ -132,9 +141,9 @@ def _fits(state, want):
         found = {}
         pair(root, ours, found)
         nest = _pair_head(root, head, place, found) if in_head else root
-        nest = nest or root
+        nest = nest or _with_more(root, found)
         used = set(found.values())
-        extra = [k for k in nest.names() if k not in used and not HARMLESS.fullmatch(k)]
+        extra = [k for k in nest.names() if k not in used and not _is_harmless(k)]
         missing = [k for k in needed if k not in found]
         out.append(Fit(found, nest.path, missing, extra, state, want))
     return out

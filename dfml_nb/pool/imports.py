@@ -6,115 +6,20 @@
 __all__ = ['import_model', 'import_folder']
 
 # %% ../../nbs/pool/imports.ipynb #82ae00e5
-import hashlib, json, shlex, sys
+import hashlib, json
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 
-from ..core import PoolError, fork_seed, progress, require
+from ..core import PoolError, progress, require
 from .add import add_model, add_models, describe
-from .choose import model_files, plain_name
-from .files import FRESH_FILE, brief, read_weights
-from .fits import chosen, report
-from .hub import hub_state, in_hub, understood
-from .inspect import ASKED, other_arguments
+from .choose import model_files
+from .files import brief
+from .foreign import read_foreign, say_note
 from .pool import Pool
-from .restore import check_alive, restore, wanted
-from .spec import ModelSpec, check_spec, read_index
-
-# %% ../../nbs/pool/imports.ipynb #7f8aada9
-def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,
-                 factory=None, key=None, ema=False, say=None, # arguments as in import_model
-                 **spec
-                ) -> tuple:             # (Classifier, ModelSpec, factories)
-    "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
-    file = Path(file)
-    factories = {arch: factory} if factory else None
-    arch, n_classes, class_names, args = understood(
-        arch, n_classes, class_names, spec.get("arch_args"))
-    n_classes = n_classes or len(class_names or ())
-    require(n_classes, f"{file.name}: say how many classes it has (n_classes) "
-            "or what they are (class_names)", PoolError)
-    mean, std = _floats(file, mean, std)
-    name = name or plain_name(file)
-    about = {"class_names": class_names, "trained": dict(imported=file.name), **spec,
-             "arch_args": args}
-    spec = ModelSpec(name, arch, n_classes, len(mean), size, mean, std, **about)
-    check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
-    spec, fit = fitted(file, spec, factories, key, ema, say or _say)
-    if key or ema:
-        spec.trained = {**spec.trained, "weights": fit.root[:200]}
-    try:
-        model = restore(spec, fit.weights(), factories, FRESH_FILE, strict=True)
-        return check_alive(model, spec), spec, factories
-    except PoolError as e:
-        raise PoolError(f"{file.name}: {e}") from e
-
-def _room(want) -> int: # bytes
-    "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."
-    return 10 * 8 * sum(v.numel() for v in want.values()) + 2**26
-
-def _say(note):
-    print(note, file=sys.stderr, flush=True)
-
-def _floats(file, *values):
-    "Each as a list of numbers."
-    try:
-        return [torch.as_tensor(v, dtype=torch.float64).flatten().tolist() for v in values]
-    except (TypeError, ValueError, RuntimeError) as e:
-        rule = "mean and std must be numbers, one per channel"
-        raise PoolError(f"{file.name}: {rule} ({brief(e)})") from e
-
-# %% ../../nbs/pool/imports.ipynb #f0d55132
-def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
-    "What the file has of the network, complete. Raises `PoolError`."
-    room = _room(wanted(spec, factories))
-    hub = in_hub(file, spec.arch)
-    state = hub_state(file, spec, room) if hub else read_weights(file, room)
-    first = None
-    for args in (None, *other_arguments(spec, state)):
-        tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})
-        try:
-            want = wanted(tried, factories, len(state))
-        except PoolError:
-            if args is None: raise
-            continue
-        same = _same_answers(tried, factories)
-        fit = chosen(state, want, file.name, key, ema, same, say)
-        first = first or fit
-        if fit.complete:
-            _ask(file, tried, args)
-            if args:
-                say(f"{file.name}: built with {_shown(args)}, as its weights show")
-            return tried, fit
-    raise PoolError(f"{_title(file, spec)} does not fit the file:\n{report(first)}\n"
-                    f"  To see what the file holds, type: dfml inspect {shlex.quote(str(file))}")
-
-def _title(file, spec):
-    return f"{file.name}: model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
-
-def _shown(args):
-    return ", ".join(f"{k}={json.dumps(v)}" for k, v in args.items())
-
-def _ask(file, spec, args):
-    "Raises `PoolError` if something is not said that no weight shows."
-    silent = [k for k in ASKED.get(spec.arch, {}) if k not in spec.arch_args]
-    more = f" {_shown(args)}" if args else ""
-    for k in silent:
-        raise PoolError(f"{_title(file, spec)}: no weight shows {ASKED[spec.arch][k]}: "
-                        f"say arch_args {k}=true or {k}=false{more} (--arch-arg NAME=VALUE)")
-
-def _same_answers(spec, factories):
-    "Do two fits give networks that answer the same?"
-    def same(a, b):
-        with fork_seed("answers"), torch.no_grad():
-            x = torch.rand(4, spec.channels, spec.size, spec.size)
-            one, two = (restore(spec, f.weights(), factories)(x) for f in (a, b))
-        return torch.allclose(one, two, rtol=1e-4, atol=1e-5 * one.abs().max().item())
-    return same
+from .spec import ModelSpec, read_index
 
 # %% ../../nbs/pool/imports.ipynb #83dc6a78
 def import_model(path,              # the pool's folder; made if it is not there
@@ -156,7 +61,7 @@ def _say_left(left):
     if left:
         some = ", ".join(brief(f.name, 40) for f in left[:5])
         more = ", …" if len(left) > 5 else ""
-        _say(f"left out, being no models by their names: {len(left)} files ({some}{more})")
+        say_note(f"left out, being no models by their names: {len(left)} files ({some}{more})")
 
 def _say_all(notes):
     "Each kind of note once, with the first file that it is about and the number of others."
@@ -165,7 +70,7 @@ def _say_all(notes):
         first.setdefault(note.replace(file, "", 1), []).append(note)
     for same in first.values():
         others = f" (and {len(same) - 1} more such files)" if len(same) > 1 else ""
-        _say(same[0] + others)
+        say_note(same[0] + others)
 
 def _same_model(row, spec, model, factories):
     "Is a row of the pool what adding this model would make?"
@@ -226,13 +131,7 @@ def import_folder(path,          # the pool's folder; made if it is not there
     there = (Path(path)/"pool.json").exists()
     taken = {s.name: s for s in read_index(path)} if there else {}
     todo, bad = _checked(args, taken, factories, quiet)
-    summary = f"{len(bad)} of {len(args)} files cannot be imported:"
-    said = "\n".join([summary, *bad])
-    skipped = skip_bad and len(bad) < len(args)
-    hint = "" if skip_bad or len(bad) == len(args) else "\n(--skip-bad imports the others)"
-    require(not bad or skipped, said + hint, PoolError)
-    if bad:
-        _say(said)
+    _judge(bad, len(args), skip_bad)
     def items():
         for file in progress(todo, "importing", quiet=quiet):
             model, spec, _ = read_foreign(file, say=len, **args[file])
@@ -240,3 +139,12 @@ def import_folder(path,          # the pool's folder; made if it is not there
     order = [a["name"] for a in args.values()]
     add_models(path, items(), factories, every=0, order=order)
     return Pool(path, factories=factories)
+
+def _judge(bad, files, skip_bad):
+    "Say what is wrong with the bad files; go on only without any, or if some are to be skipped."
+    said = "\n".join([f"{len(bad)} of {files} files cannot be imported:", *bad])
+    some = len(bad) < files
+    hint = "\nTo import the others: --skip-bad (skip_bad=True)" if some and not skip_bad else ""
+    require(not bad or skip_bad and some, said + hint, PoolError)
+    if bad:
+        say_note(said)

@@ -115,7 +115,9 @@ def tree(state: dict # dotted name → tensor
         own = [(last, shape) for last, (_, shape) in node.tensors.items()]
         kinds = sorted(p.kind for p in node.parts.values())
         node.kind = node.inner().kind if node.inner() is not node else hash((*sorted(own), *kinds))
-        node.shapes = sum((p.shapes for p in node.parts.values()), Counter(own))
+        node.shapes = Counter(own)
+        for p in node.parts.values():
+            node.shapes.update(p.shapes)
     return root
 
 # %% ../../nbs/pool/names.ipynb #e9f615b8
@@ -123,17 +125,24 @@ def partners(theirs: dict, # name → Node, of the file
              ours: dict    # likewise, of the network
             ) -> list:     # pairs of nodes
     "Which parts are meant by which."
-    same = [k for k in ours if k in theirs and ours[k].kind == theirs[k].kind]
-    rest = [k for k in ours if k not in same]
-    pairs = {k: k for k in same}
-    for kind in {ours[k].kind for k in rest}:
-        mine = [k for k in rest if ours[k].kind == kind]
-        other = [k for k in theirs if k not in same and theirs[k].kind == kind]
-        if len(mine) == len(other):
-            pairs.update(zip(_numbered(mine), _numbered(other)))
+    same = {k for k in ours if k in theirs and ours[k].kind == theirs[k].kind}
+    pairs = {k: k for k in ours if k in same}
+    mine = _by_kind(ours, same)
+    other = _by_kind(theirs, same)
+    for kind, names in mine.items():
+        if len(names) == len(other.get(kind, ())):
+            pairs.update(zip(_numbered(names), _numbered(other[kind])))
     taken = set(pairs.values())
-    pairs.update({k: k for k in rest if k not in pairs and k in theirs and k not in taken})
+    pairs.update({k: k for k in ours if k not in pairs and k in theirs and k not in taken})
     return [(theirs[pairs[k]], ours[k]) for k in pairs]
+
+def _by_kind(parts, without):
+    "Kind → names."
+    out = {}
+    for k, node in parts.items():
+        if k not in without:
+            out.setdefault(node.kind, []).append(k)
+    return out
 
 def _numbered(names):
     "In the order of their numbers; one name as it is; none if they are not numbered."

@@ -14,7 +14,8 @@ import torch
 from fastcore.basics import patch
 
 from ..claims import claimed, same_threads
-from ..core import PoolError, pick_device, progress, require
+from ..core import PoolError, pick_device, progress, require, stable_seed
+from ..cores import computing
 from ..nets import Classifier
 from .add import add_models, open_folder
 from .plan import (content_digest, key_of, plan_teacher, recipe_of, same_content,
@@ -22,8 +23,9 @@ from .plan import (content_digest, key_of, plan_teacher, recipe_of, same_content
 from .pool import Pool
 from .spec import ModelSpec, real_file
 from .teacher import teacher_data, train_teacher
-from ..ranks import broadcast, n_ranks, rank, share
+from ..ranks import agree, broadcast, n_ranks, rank, surroundings
 from ..splits import DataSet
+from ..workers import each, hired
 
 # %% ../../nbs/pool/pretrain.ipynb #a1b94ad1
 @dataclass
@@ -60,12 +62,9 @@ def _best_epoch(history, best):
 def shared(self: Pretraining,
            plans: list
           ): # yields (plan, model, accuracy, results)
-    "All teachers, by all ranks together."
-    n = n_ranks()
-    for k in range(0, len(plans), n):
-        some = plans[k:k + n]
-        for plan, (state, acc, results) in zip(some, share(self.answer, some)):
-            yield plan, self.filled(plan, state), acc, results
+    "All teachers, by all processes together."
+    for plan, (state, acc, results) in zip(plans, each(self.answer, plans, self.device)):
+        yield plan, self.filled(plan, state), acc, results
 
 @patch
 def answer(self: Pretraining,
@@ -87,8 +86,7 @@ def filled(self: Pretraining,
 @patch
 def rows(self: Pretraining, todo: list, bar): # of plans; yields arguments of add_model
     "Train some teachers."
-    made = map(self.alone, todo) if n_ranks() == 1 else self.shared(todo)
-    for plan, model, acc, results in made:
+    for plan, model, acc, results in self.shared(todo):
         noted = dict(threads=torch.get_num_threads(), content=self.content)
         trained = {**plan.trained, **results, **noted}
         yield {**asdict(plan), "accuracy": acc, "trained": trained, "model": model}
@@ -125,22 +123,32 @@ def pretrain_pool(data: DataSet,         # teachers see its meta-train classes
                   disjoint=False,        # consecutive groups of classes, as in PURER
                   factories=None,        # the caller's own architectures: name → callable
                   arch_args=None,        # more arguments of the architecture, as a dict
+                  # processes that share the work on a CPU; None: as many as is worth it
+                  workers: int = None,
                   **overrides            # fields of TrainRecipe, e.g. epochs=100
                  ) -> Pool:
     "Train a pool, or what is missing of it. Raises `PoolError` if the folder holds another pool."
     plans = _plans(data, n_models, way, arch, recipe, seed, disjoint, arch_args, overrides)
     job = Pretraining(data, pick_device(device), factories)
-    with claimed(path) if rank() == 0 else nullcontext():
-        done = {s.name: s for s in broadcast(open_folder(path) if rank() == 0 else None)}
-        same_pool(done, plans, path)
-        if len(done) < len(plans):
-            job.content = content_digest(data.train)
-            same_content(done, job.content, path)
-            begun = next(iter(done.values()), None)
-            with same_threads(begun and begun.trained.get("threads"), path, rank() == 0):
-                job.fill(path, plans, done, quiet)
-        broadcast()       # so that nobody reads what the first rank has not written yet
+    with hired(workers, quiet), computing(job.device):
+        with claimed(path) if rank() == 0 else nullcontext():
+            job.complete(path, plans, quiet)
     return whole_pool(path, plans, factories)
+
+@patch
+def complete(self: Pretraining, path, plans: list, quiet): # as in pretrain_pool
+    "Look what is there, and train the rest."
+    done = {s.name: s for s in broadcast(open_folder(path) if rank() == 0 else None)}
+    same_pool(done, plans, path)
+    if len(done) < len(plans):
+        self.content = content_digest(self.data.train)
+        same_content(done, self.content, path)
+        if n_ranks() > 1:
+            agree(data=self.content, plan=stable_seed(plans), **surroundings())
+        begun = next(iter(done.values()), None)
+        with same_threads(begun and begun.trained.get("threads"), path, rank() == 0):
+            self.fill(path, plans, done, quiet)
+    broadcast()       # so that nobody reads what the first rank has not written yet
 
 def whole_pool(path, plans: list, factories) -> Pool: # as in pretrain_pool
     "The pool, if it is what was planned."
@@ -149,8 +157,8 @@ def whole_pool(path, plans: list, factories) -> Pool: # as in pretrain_pool
     gone = [p.name for p in plans if p.name not in there]
     gone += [name for name, file in there.items() if not real_file(pool.path/file)]
     require(not gone, f"{len(gone)} of {len(plans)} teachers are gone from {path} "
-            f"({', '.join(gone[:3])}): take their rows out of pool.json, if there are any, and type "
-            "the same command again: they are trained again", PoolError)
+            f"({', '.join(gone[:3])}): take their rows out of pool.json, if there are any, and "
+            "type the same command again: they are trained again", PoolError)
     return pool
 
 def _plans(data, n_models, way, arch, recipe, seed, disjoint, arch_args, overrides):

@@ -161,7 +161,9 @@ def restore(spec: ModelSpec,    # what the pool says about the model
     require(not problem, f"{name}: {problem}{hint}", PoolError)
     net = blank_net(spec, factories)
     model = Classifier(net, tuple(spec.mean), tuple(spec.std), spec.size, spec.channels)
-    model.net.load_state_dict(state)
+    filled = model.net.state_dict()      # it knows of what version its names are
+    filled.update(state)
+    model.net.load_state_dict(filled)
     model.arch = spec.arch
     model.arch_args = dict(spec.arch_args)
     return check_answers(freeze(model), spec, advice, strict)

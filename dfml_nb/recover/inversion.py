@@ -176,7 +176,7 @@ def check_terms(terms: dict,        # name → value of a loss term
                 step: int,          # of the run
                 teachers: list,     # places in the pool of the teachers of this step
                 most: float = 1e6): # larger values mean that the loss explodes
-    "Raises `LossError` with step, teachers and term, if a loss is not a finite number, or explodes."
+    "Raises `LossError` with step, teachers and term, if a loss is no finite number, or explodes."
     for name, value in terms.items():
         if math.isfinite(value) and abs(value) < most:
             continue
