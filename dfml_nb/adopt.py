@@ -19,7 +19,7 @@ from .own import HeadedNet, is_number, logits_of, noted, real_looking
 # %% ../nbs/adopt.ipynb #0a110021
 @contextmanager
 def unmoved(net: nn.Module):
-    "Within the block a network can be asked; then its mode and the global randomness are as before."
+    "Within the block a network can be asked; then its mode and all randomness are as before."
     modes = {m: m.training for m in net.modules()}
     try:
         with fork_seed("asked"), torch.no_grad():

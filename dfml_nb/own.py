@@ -127,7 +127,7 @@ def in_order(x: torch.Tensor # (B, C, H, W)
 class HeadedNet(nn.Module):
     "A network used whole. Its `features` (B, D) are what enters its last layer, if it has one."
     def __init__(self,
-                 net: nn.Module,          # images (B, C, H, W) → logits, perhaps among other things
+                 net: nn.Module,          # (B, C, H, W) → logits, perhaps among other things
                  n_classes: int = None):  # outputs that are wanted; None: not known
         super().__init__()
         self.n_answers = n_classes
