@@ -13,9 +13,10 @@ from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call
 
+from .adopt import adopt, built
 from .architectures import Conv4, ResNet10, ResNet18, ResNet50, SmallViT
 from .core import fork_seed, require
-from .own import HeadedNet, adopt, built, in_order
+from .own import HeadedNet, in_order
 from .zoo import from_zoo
 
 # %% ../nbs/nets.ipynb #1fb6b3c4

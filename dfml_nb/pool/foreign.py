@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..adopt import normalisers
 from ..core import PoolError, fork_seed, require
 from .choose import plain_name
 from .files import FRESH_FILE, brief, read_weights
@@ -45,9 +46,18 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
         spec.trained = {**spec.trained, "weights": fit.root[:200]}
     try:
         model = restore(spec, fit.weights(), factories, FRESH_FILE, strict=True)
+        _note_twice(file, model, say or say_note)
         return check_alive(model, spec), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
+
+def _note_twice(file, model, say):
+    "A network that seems to normalise its images itself, after the pool has done it, is said."
+    parts = normalisers(model.net, model.channels)
+    if parts and (model.mean.any() or (model.std != 1).any()):
+        say(f"{file.name}: the network seems to normalise its images itself "
+            f"({', '.join(p.removeprefix('body.') or 'mean, std' for p in parts[:3])}), after your "
+            "mean and std. If it is to do that alone, say mean 0 and std 1 for each channel")
 
 def _room(want) -> int: # bytes
     "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."

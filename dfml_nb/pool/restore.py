@@ -21,7 +21,8 @@ from torch.utils.flop_counter import flop_registry
 import dfml_nb.ensemble      # registers the architectures "pool" and "embedding"
 from ..core import DFMLError, PoolError, fork_seed, require
 from ..nets import Classifier, build_net, freeze
-from ..own import HeadedNet, is_split, real_looking
+from ..adopt import is_split
+from ..own import HeadedNet, real_looking
 from ..zoo import side
 from .files import FRESH, brief, state_problem
 from .spec import ModelSpec

@@ -18,7 +18,7 @@ from torch import nn
 from ..core import DataError, PoolError, require, rng
 from ..episodes import draw
 from ..nets import Classifier, freeze
-from ..own import unmoved
+from ..adopt import unmoved
 from ..splits import Split
 
 # %% ../../nbs/pool/teacher.ipynb #d182cc7b
