@@ -239,7 +239,7 @@ class Help:
         self.crew = _crew.get()
         self.order = dict(f=f, args=args, modules=list(modules))
         self.workers = []
-        self.start = time.perf_counter()
+        self.start = time.perf_counter()   # of the last step
         if why:
             self.without(why)
 
@@ -261,8 +261,9 @@ class Help:
 
     def worth(self, done: int, total: int) -> bool:
         if self.crew.asked: return True
-        if not done: return False
-        left = (time.perf_counter() - self.start) / done * (total - done)
+        last = time.perf_counter() - self.start
+        self.start = time.perf_counter()
+        left = last * (total - done) if done else 0.
         return left > (AGAIN if len(self.crew.workers) >= self.n - 1 else WORTH)
 
     def call(self):
