@@ -119,7 +119,7 @@ def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
     "Run a command; what went wrong becomes a sentence on the error stream."
     from dfml_nb.core import DFMLError
     from dfml_nb.cores import keep_memory
-    from dfml_nb.workers import hired
+    from dfml_nb.worker import hired
     copies = int(os.environ.get("WORLD_SIZE", 1))
     me = f" (rank {os.environ.get('RANK', '?')})" if copies > 1 else ""
     workers = args.get("workers")

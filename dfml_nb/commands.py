@@ -34,8 +34,7 @@ def pretrain(*,
              budget: Budget = "cpu", # how much is computed
              seed: int = 0,          # fixes all randomness
              device: str = "auto",   # auto, cpu, cuda, mps
-             # processes that share the work on a CPU; default: one a core, where it is worth it
-             workers: int = None,
+             workers: int = None,     # processes on a CPU; default: one a core, if worth it
              quiet: bool = False     # no progress bars
             ):                       # the pool
     "Train a pool of teachers, each on `way` random meta-train classes of a data set."
@@ -330,8 +329,7 @@ def train(*,
           factory: list[str] = None, # of networks of one's own, as in dfml check
           seed: int = 0,          # fixes all randomness
           device: str = "auto",   # auto, cpu, cuda, mps
-          # processes that share the work on a CPU; default: one a core, where it is worth it
-          workers: int = None,
+          workers: int = None,     # processes on a CPU; default: one a core, if worth it
           quiet: bool = False     # no progress bars
          ):                       # the learner
     "Learn a meta-model from a pool alone."
@@ -379,8 +377,7 @@ def test(run: str,               # run folder of dfml train, or a saved learner
          out: str = None,        # JSON to write; default: in the run folder
          seed: int = 0,          # of the episodes
          device: str = "auto",   # auto, cpu, cuda, mps
-         # processes that share the work on a CPU; default: one a core, where it is worth it
-         workers: int = None,
+         workers: int = None,     # processes on a CPU; default: one a core, if worth it
          quiet: bool = False     # no progress bars
         ) -> dict:               # the record
     "Test a learner on meta-test classes by the protocol; prints a table, writes a JSON record."
@@ -401,9 +398,8 @@ def test(run: str,               # run folder of dfml train, or a saved learner
     require(not target.is_dir(), f"{target} is a folder: name a file", RunError)
     start = time.perf_counter()
     folder = run if Path(run).is_dir() else None
-    how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet,
-               workers=workers)
-    rows = test_learner(learner, images, shots, way, adapt, **how)
+    how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet)
+    rows = test_learner(learner, images, shots, way, adapt, workers=workers, **how)
     record = result(learner, images, rows, time.perf_counter() - start)
     record.update({k: v for k, v in special.items() if v})
     try:
@@ -492,8 +488,7 @@ def reproduce(names: list[str],       # all, a table, or TABLE/ROW
               # where the rows are run: local, dask, ray; for example dask:tcp://node1:8786
               engine: str = "local",
               device: str = "auto",   # auto, cpu, cuda, mps
-              # processes that share the work on a CPU; default: one a core, where it is worth it
-              workers: int = None,
+              workers: int = None,     # processes on a CPU; default: one a core, if worth it
               quiet: bool = False     # no progress bars
              ):
     "Run rows of the tables; each gives one JSON, and finished ones are not run again."
@@ -506,9 +501,8 @@ def reproduce(names: list[str],       # all, a table, or TABLE/ROW
     check_numbers("--shots", shots, 1)
     check_numbers("--seeds", seeds, 0)
     n = len(row_jobs(names, seeds))
-    how = dict(root=root, shots=shots, episodes=episodes, device=device, workers=workers,
-               quiet=quiet)
-    rows = run_rows(names, budget, seeds, out, results, **how, engine=engine)
+    how = dict(root=root, shots=shots, episodes=episodes, device=device, quiet=quiet)
+    rows = run_rows(names, budget, seeds, out, results, **how, engine=engine, workers=workers)
     failed = []
     for i, (name, seed, outcome) in enumerate(rows):
         if isinstance(outcome, DFMLError):
@@ -544,8 +538,7 @@ def demo(*,
          episodes: int = 600,     # number of test episodes
          seed: int = 0,           # fixes all randomness
          device: str = "auto",    # auto, cpu, cuda, mps
-         # processes that share the work on a CPU; default: one a core, where it is worth it
-         workers: int = None,
+         workers: int = None,     # processes on a CPU; default: one a core, if worth it
          quiet: bool = False      # no progress bars
         ) -> dict:                # name → record
     "The whole way in minutes, from teachers to figures; prints a table, writes pictures and JSON."

@@ -15,7 +15,7 @@ from typing import Iterator
 
 from .core import DFMLError, SettingsError, require
 from .experiments import find_experiments, mean_over_data, reproduce, result_file
-from .workers import hired
+from .worker import hired
 
 # %% ../nbs/engines.ipynb #2b5832b6
 # random numbers come from generators that the threads of a process share

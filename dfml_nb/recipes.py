@@ -31,7 +31,7 @@ from .parts import DRAW, LEARN, RECOVER, find_part
 from .pool.pool import Pool
 from .ranks import agree, rank, surroundings
 from .runs import RunFolder
-from .workers import hired
+from .worker import hired
 
 # %% ../nbs/recipes.ipynb #a019a401
 # the rooms that enter parts in the registries

@@ -16,7 +16,7 @@ from .evaluate import embedded, evaluate, select
 from ..core import device_name, versions
 from ..cores import computing
 from ..learn.training import read_model
-from ..workers import hired
+from ..worker import hired
 
 # %% ../../nbs/adapt/testing.ipynb #6e90e0db
 def snapshots(run        # a run folder

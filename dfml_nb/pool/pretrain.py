@@ -25,7 +25,8 @@ from .spec import ModelSpec, real_file
 from .teacher import teacher_data, train_teacher
 from ..ranks import agree, broadcast, n_ranks, rank, surroundings
 from ..splits import DataSet
-from ..workers import each, hired
+from ..worker import hired
+from ..workers import each
 
 # %% ../../nbs/pool/pretrain.ipynb #a1b94ad1
 @dataclass
