@@ -535,7 +535,7 @@ def demo(*,
          out: str = "dfml_demo",  # folder for everything the demo makes
          budget: Budget = "demo", # how much is computed
          data: str = "glyphs",    # name of a data set
-         episodes: int = 600,     # number of test episodes
+         episodes: int = 200,     # number of test episodes
          seed: int = 0,           # fixes all randomness
          device: str = "auto",    # auto, cpu, cuda, mps
          workers: int = None,     # processes on a CPU; default: one a core, if worth it
