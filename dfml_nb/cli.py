@@ -28,7 +28,7 @@ def separated(text: str, # 'a,b'
     "What stands between commas."
     each = get_args(kind)[0]
     try:
-        return get_origin(kind)(each(s) for s in text.split(","))
+        return get_origin(kind)(each(s.strip()) for s in text.split(","))
     except ValueError:
         wanted = dict(int="whole numbers", float="numbers")[each.__name__]
         raise argparse.ArgumentTypeError(f"takes {wanted} separated by commas, not {text!r}")
