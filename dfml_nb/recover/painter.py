@@ -68,6 +68,7 @@ def has_bfloat16() -> bool:
     "Whether this computer's processor multiplies bfloat16 by itself; False where nobody can say."
     try:
         with open("/proc/cpuinfo") as f:
-            return any(flag in f.read() for flag in ("avx512_bf16", "amx_bf16"))
+            about = f.read()
     except OSError:
         return False
+    return "avx512_bf16" in about or "amx_bf16" in about
