@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'build_net', 'resized', 'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'batch_mode', 'weights',
-           'call']
+           'call', 'glance']
 
 # %% ../nbs/nets.ipynb #52ec176d
 import torch
@@ -201,3 +201,11 @@ def call(model: nn.Module, # as a function of its weights
         ) -> torch.Tensor: # what the model returns
     "`model(x)` with the weights `w` in place of its own."
     return functional_call(model, w, (x,))
+
+def glance(model: nn.Module, # any
+           w: dict,          # as from weights
+           x                 # (B, C, H, W) in [0, 1]
+          ) -> torch.Tensor: # what the model returns
+    "As `call`, with the statistics of the batch, of which nothing is remembered."
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
+    return call(batch_mode(model), {**w, **buffers}, x)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Count', 'Whole', 'Positive', 'NotNegative', 'Share', 'DRAW', 'RECOVER', 'LEARN', 'ADAPT', 'Bound', 'Settings',
-           'NoSettings', 'Given', 'part', 'find_part', 'Part', 'Recover', 'Learn', 'Draw']
+           'NoSettings', 'Given', 'part', 'about', 'find_part', 'Part', 'Recover', 'Learn', 'Draw']
 
 # %% ../nbs/parts.ipynb #3925ede2
 import math
 import typing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 from .core import require
@@ -103,6 +104,12 @@ def part(registry: dict,     # one of the four
         return cls
     return enter
 
+def about(student,           # (images, place) → logits, or None
+          place: int         # of a teacher in the pool
+         ):                  # images → logits, or None
+    "The student as it answers about one teacher's classes."
+    return student and partial(student, place=place)
+
 def find_part(registry: dict,
               name: str,     # as entered by `part`
               kind: str      # of part, for the message
@@ -151,7 +158,7 @@ class Recover(Part):
 
     def tasks(self, places: list,   # in the pool
               key: tuple,           # (seed, word, step, …): names the randomness
-              student=None          # images → logits, or None
+              student=None          # (images, place) → logits, or None; see about
              ) -> tuple:            # (list of tasks, one a place; dict of mean loss terms)
         "One recovered task from each of these teachers. Raises `RunError`."
         raise NotImplementedError
@@ -170,6 +177,7 @@ class Learn(Part):
     needs = "tasks"          # what it learns from: 'tasks', 'episodes', 'images', or None
     after = 0                # steps after the last recovery
     stale = None             # weights that a stale student may use
+    student = None           # (images, place) → logits: looks for boundaries in the model's place
 
     def step(self, i: int,   # number of the step
              tasks: list     # recovered in it; may be empty

@@ -11,10 +11,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from ..core import rng
-from ..nets import Classifier, batch_mode, call, weights
-from ..parts import LEARN, Learn, Positive, Settings, Whole, part
+from .columns import ColumnStudent, LessonBook
+from ..nets import Classifier, batch_mode, call, glance, weights
+from ..parts import LEARN, Count, Learn, Positive, Settings, Whole, part
 from ..recover.inversion import check_terms, kl_rows
 from ..recover.views import Edge, jitter
 
@@ -44,6 +46,14 @@ class BelLSettings(Settings):
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
+    # what the student answers with: the meta-model's own 5 outputs, 'shared' by all
+    # teachers (released code), or one for each 'class' of the pool, see `ColumnStudent`
+    columns: Literal["shared", "class"] = "shared"
+    # whether the outer steps have an Adam of their own, or replay's (released code)
+    own_adam: bool = False
+    visits: Count = 1          # outer steps in a round; the first one to its own tasks
+    # lessons of earlier rounds from which further visits draw; 0: only its own tasks
+    remember: Whole = 0
     measure: Whole = 10        # measure gradient alignment every so many steps; 0: never
     budgets = dict(demo=dict(measure=4), smoke=dict(measure=1))
 
@@ -137,15 +147,69 @@ class BelL(Learn):
     "Cross-task knowledge distillation, one task after another (FREE, section on BelL)."
     Settings = BelLSettings
 
-    def step(self, i, tasks):
-        if not tasks:
-            return {}
-        s = self.s
-        given = self.given
-        places, todo = lessons_of_step(given, tasks, s, i)
-        row = {}
-        if s.measure and i % s.measure == 0 and len(todo) > 1:
-            row.update(gradient_alignment(given.model, todo, s.kl))
-        row["distill"] = bell_step(given.model, given.opt, todo, s)
-        check_terms(dict(distill=row["distill"]), i, places)
-        return row
+    def __init__(self, s: BelLSettings, given):
+        super().__init__(s, given)
+        self.kept = ()
+        self.net = given.model
+        if s.columns == "class":
+            places = range(len(given.pool))
+            keys = sorted(set(sum([given.pool.class_keys(j) for j in places], [])), key=str)
+            self.net = ColumnStudent(given.model, keys, given.seed)
+            self.columns = self.net.columns
+            self.student = self.answers
+            self.kept += ("columns",)
+        self.opt = given.opt
+        if s.own_adam or s.columns == "class":
+            self.opt = torch.optim.Adam(self.net.parameters(), given.opt.param_groups[0]["lr"])
+            self.kept += ("opt",)
+        if s.remember:
+            self.book = LessonBook(s.remember)
+            self.kept += ("book",)
+
+# %% ../../nbs/learn/bell.ipynb #4a1f0c0b
+@patch
+def asked(self: BelL, x,     # images (N, C, H, W)
+          place: int         # of the teacher in the pool
+         ):                  # what the student takes
+    "Images as a question about one teacher's classes."
+    if self.s.columns == "shared":
+        return x
+    return x, self.net.of(self.given.pool.class_keys(place))
+
+@patch
+def answers(self: BelL, x,   # images (N, C, H, W)
+            place: int       # of a teacher in the pool
+           ):                # logits (N, classes)
+    "What the student makes of images, see `glance`."
+    return glance(self.net, weights(self.net), self.asked(x, place))
+
+@patch
+def visited(self: BelL, i: int,    # number of the step
+            n: int,                # of the visit, from 0
+            places: list, todo: list # of the step itself
+           ) -> tuple:             # (places, lessons)
+    "Whose lessons are learned in a visit: the first one's are those of the step."
+    if n == 0 or not self.s.remember:
+        return places, todo
+    gen = rng(self.given.seed, "visit", i, n)
+    return self.book.draw(len(places), gen, self.given.device)
+
+# %% ../../nbs/learn/bell.ipynb #4a1f0c0c
+@patch
+def step(self: BelL, i, tasks):
+    if not tasks:
+        return {}
+    s = self.s
+    places, todo = lessons_of_step(self.given, tasks, s, i)
+    if s.remember:
+        self.book.add(places, todo)
+    row = {}
+    for n in range(s.visits):
+        whose, what = self.visited(i, n, places, todo)
+        what = [(self.asked(x, j), target) for j, (x, target) in zip(whose, what)]
+        if n == 0 and s.measure and i % s.measure == 0 and len(what) > 1:
+            row.update(gradient_alignment(self.net, what, s.kl))
+        loss = bell_step(self.net, self.opt, what, s)
+        check_terms(dict(distill=loss), i, whose)
+        row.setdefault("distill", loss)
+    return row

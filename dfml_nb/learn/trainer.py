@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import Clock, PoolError, require, rng
 from .fusion import average_weights, same_weights
 from .memory import Memory
-from ..nets import Classifier, batch_mode, call, weights
+from ..nets import Classifier, glance, weights
 from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Given, NoSettings, Positive, Recover,
                            Settings, Whole, find_part, part)
 from ..pool.pool import Pool
@@ -264,17 +264,19 @@ def check_parts(self: Trainer):
 
 # %% ../../nbs/learn/trainer.ipynb #e96fcbd9
 @patch
-def student(self: Trainer, x # (N, C, H, W) in [0, 1]
-           ):                # logits
-    """The meta-model as the student of a boundary term, with the statistics of the batch like
-    everywhere else."""
+def student(self: Trainer, x,  # (N, C, H, W) in [0, 1]
+            place: int = None  # in the pool, of the teacher that it is compared with
+           ):                  # logits
+    """The student of a boundary term: the one that a learn part has for a teacher's classes, or
+    else the meta-model, with the statistics of the batch like everywhere else."""
+    own = next((p.student for p in self.learn if p.student), None)
+    if own and place is not None:
+        return own(x, place)
     model = self.given.model
     w = weights(model)
     if self.s.student == "stale":
         w = next((p.stale for p in self.learn if p.stale), w)
-    # clones: what is seen here is not remembered
-    buffers = {k: v.clone() for k, v in model.named_buffers()}
-    return call(batch_mode(model), {**w, **buffers}, x)
+    return glance(model, w, x)
 
 @patch
 def recovered(self: Trainer, places: list, key: tuple, student=None) -> tuple: # (tasks, terms)

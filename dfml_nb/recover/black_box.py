@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core import fork_seed, rng
-from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole, part
+from ..parts import (RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole,
+                           about, part)
 from .generator import adam, up_to_4
 from .inversion import Task, balanced_labels, check_terms, kl_rows
 from .painter import Generator
@@ -170,7 +171,7 @@ class Asked(Recover):
         for k, (j, ask) in enumerate(zip(places, self.teachers(places))):
             task, loss = ask_for_task(ask, self.s, *key, k, classes=given.pool.class_keys(j),
                                       number=j, size=given.size, channels=given.channels,
-                                      student=student, device=given.device)
+                                      student=about(student, j), device=given.device)
             check_terms(dict(label=loss), key[2], [j])
             tasks.append(task)
             losses.append(loss)

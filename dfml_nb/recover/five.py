@@ -15,7 +15,8 @@ from fastcore.basics import patch
 
 from ..core import fork_seed, rng
 from ..nets import Classifier
-from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
+from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
+                           part)
 from ..ranks import share
 from .generator import adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
@@ -106,14 +107,15 @@ class FIve(Recover):
 def adapt(self: FIve,
           places: list,   # in the pool
           key: tuple,     # (seed, word, step, …): names the randomness
-          student=None    # x → logits: turns the boundary term on
+          student=None    # (x, place) → logits: turns the boundary term on
          ) -> list:       # of what `adapt_generator` gives, one a teacher
     "Recover from each teacher, starting at the meta-generator. Raises `RunError`."
     gen = rng(*key)
     teachers = self.teachers(places)
     drawn = [self.s.draw(t, gen) for t in teachers]
     def job(k):
-        return adapt_generator(self.generator, teachers[k], self.s, drawn[k], student)
+        return adapt_generator(self.generator, teachers[k], self.s, drawn[k],
+                               about(student, places[k]))
     found = share(job, range(len(places)), self.given.device)
     for j, (x, _, _, terms) in zip(places, found):
         check_terms(terms, key[2], [j])

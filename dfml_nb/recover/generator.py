@@ -12,7 +12,8 @@ import torch
 
 from ..core import fork_seed, progress, require, rng
 from ..nets import Classifier
-from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
+from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
+                           part)
 from ..ranks import share
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, mean_terms)
@@ -158,7 +159,7 @@ class FreshGenerator(Recover):
 
     def tasks(self, places, key, student=None):
         def job(k):
-            return self.invert(places[k], (*key, k), student)
+            return self.invert(places[k], (*key, k), about(student, places[k]))
         found = share(job, range(len(places)), self.given.device)
         terms = mean_terms([t for *_, t in found])
         check_terms(terms, key[2], places)

@@ -13,7 +13,8 @@ import torch
 
 from ..core import progress, require, rng
 from ..nets import Classifier, resized
-from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
+from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
+                           part)
 from ..ranks import share
 from .drawn import drawn_images
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
@@ -121,7 +122,7 @@ class Pixels(Recover):
 
     def tasks(self, places, key, student=None):
         def job(k):
-            task = self.invert(places[k], (*key, k), student)
+            task = self.invert(places[k], (*key, k), about(student, places[k]))
             teacher, = self.teachers([places[k]])
             return task.x, task.y, judge(task, teacher)["loss"]
         found = share(job, range(len(places)), self.given.device)
