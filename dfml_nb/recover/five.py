@@ -18,7 +18,7 @@ from ..nets import Classifier
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
 from ..ranks import share
-from .generator import adam, draw_recovery, recover_steps, up_to_4
+from .generator import Decode, adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
 from .painter import Generator, has_bfloat16
@@ -27,7 +27,7 @@ from .views import Edge
 # %% ../../nbs/recover/five.ipynb #dfa812da
 @dataclass
 class FIveSettings(Settings):
-    "Settings of FIve; FREE's released numbers, except `meta_grad`, `persistent` and `terms`."
+    "Settings of FIve; released numbers, except `meta_grad`, `persistent`, `terms`."
     steps: Count = 5           # k, gradient steps for each teacher
     per_class: Count = 20      # images of each class
     lr: Positive = 1e-3        # inner Adam, weights of the generator
@@ -42,6 +42,7 @@ class FIveSettings(Settings):
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
+    decode: Decode = "before"  # the last update (released FREE), or 'after' it
     # of the generator's products; 'auto': bfloat16 on processors that have it
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     terms: TermWeights = field(default_factory=TermWeights)
@@ -68,7 +69,7 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
     grads = [torch.zeros_like(p) for p in g.parameters()]
     loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
-                         s.flip, s.pad, s.edge)
+                         s.flip, s.pad, s.edge, s.decode)
     for step, (x, terms) in enumerate(loop):
         if watch:
             watch(step, x, terms)

@@ -7,6 +7,7 @@ __all__ = ['invert_generator', 'GeneratorSettings', 'FreshGenerator']
 
 # %% ../../nbs/recover/generator.ipynb #acad9d80
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -42,6 +43,8 @@ def adam(params,         # tensors, or groups of them
     return torch.optim.Adam(params, lr, betas=(.5, .999), fused=fused)
 
 # %% ../../nbs/recover/generator.ipynb #cdb065c2
+Decode = Literal["before", "after"] # the last update: which images are kept
+
 def recover_steps(generator: Generator,    # its weights are changed
                   teacher: Classifier,     # frozen
                   y,                       # (N,) wanted labels
@@ -52,19 +55,26 @@ def recover_steps(generator: Generator,    # its weights are changed
                   student=None,            # see inversion_terms
                   flip=True,               # mirror half of the views
                   pad: int = 4,            # shift them by up to so many pixels
-                  edge: Edge = "zeros"     # what comes in where they are shifted
+                  edge: Edge = "zeros",    # what comes in where they are shifted
+                  decode: Decode = "before" # see the text below
                  ):                        # yields (images, terms) at each step
     "Train `generator` and noise for one teacher; at each step the gradients are on the weights."
     noise, shifts = noise_and_shifts
     z = noise.to(next(generator.parameters()), copy=True).requires_grad_()
     opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
-    for shift in shifts:
+    for step, shift in enumerate(shifts, 1):
         x = generator(z)
         terms = inversion_terms(teacher, shifted(x, shift, pad, flip, edge), y, weights, student)
         opt.zero_grad()
         sum(terms.values()).backward()
-        yield x.detach(), {k: v.item() for k, v in terms.items()}
+        values = {k: v.item() for k, v in terms.items()}
+        if step < len(shifts) or decode != "after":
+            yield x.detach(), values
         opt.step()
+    if decode == "after":
+        with torch.no_grad():
+            x = generator(z)
+        yield x, values
 
 # %% ../../nbs/recover/generator.ipynb #80c6f15b
 def up_to_4(size: int # side of a teacher's images
@@ -92,6 +102,7 @@ def invert_generator(teacher: Classifier,  # frozen
                      flip=True,            # mirror half of the views
                      pad: int = 4,         # shift them by up to so many pixels
                      edge: Edge = "zeros", # what comes in where they are shifted
+                     decode: Decode = "before", # or 'after' the last update
                      lr: float = 1e-3,     # Adam's step for the generator's weights
                      lr_z: float = 1e-3,   # Adam's step for the noise
                      ngf: int = 64,        # width of the generator
@@ -109,7 +120,7 @@ def invert_generator(teacher: Classifier,  # frozen
     generator = fresh_generator(nz, ngf, size or teacher.size, channels or teacher.channels, seed)
     drawn = draw_recovery(rng(seed, "generator"), len(y), nz, steps, pad)
     loop = recover_steps(generator.to(y.device), teacher, y, drawn, weights or TermWeights(),
-                         lr, lr_z, student, flip, pad, edge)
+                         lr, lr_z, student, flip, pad, edge, decode)
     for step, (x, terms) in enumerate(progress(loop, "generator inversion", steps, quiet)):
         if watch:
             watch(step, x, terms)
@@ -118,7 +129,7 @@ def invert_generator(teacher: Classifier,  # frozen
 # %% ../../nbs/recover/generator.ipynb #3a48de7b
 @dataclass
 class GeneratorSettings(Settings):
-    "Settings of the recovery with a fresh generator; numbers from TGR's released code."
+    "Settings of a fresh generator for each teacher; numbers from TGR's code."
     steps: Count = 200         # gradient steps for each teacher
     per_class: Count = 30      # images of each class
     lr: Positive = 1e-3        # Adam's step for the generator's weights
@@ -128,10 +139,13 @@ class GeneratorSettings(Settings):
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
-    terms: TermWeights = field(default_factory=lambda: TermWeights(bn=1., adv=0.))
+    decode: Decode = "before"  # the last update, or 'after' it
+    terms: TermWeights = field(
+        default_factory=lambda: TermWeights(bn=1., adv=0.))
     budgets = dict(
         cpu={"steps": 25, "per_class": 20, "ngf": 32, "terms.bn": .1},
-        demo={"steps": 12, "per_class": 16, "ngf": 16, "nz": 64, "terms.bn": .1},
+        demo={"steps": 12, "per_class": 16, "ngf": 16, "nz": 64,
+              "terms.bn": .1},
         smoke={"steps": 1, "per_class": 2, "ngf": 8, "nz": 32})
 
 # %% ../../nbs/recover/generator.ipynb #f822479d
@@ -152,8 +166,8 @@ class FreshGenerator(Recover):
         def watch(step, x, terms):
             last.update(terms)
         task = invert_generator(teacher, s.per_class, s.steps, s.terms, seed=key, flip=s.flip,
-                                pad=s.pad, edge=s.edge, lr=s.lr, lr_z=s.lr_z, ngf=s.ngf, nz=s.nz,
-                                size=given.size, channels=given.channels,
+                                pad=s.pad, edge=s.edge, decode=s.decode, lr=s.lr, lr_z=s.lr_z,
+                                ngf=s.ngf, nz=s.nz, size=given.size, channels=given.channels,
                                 student=student, watch=watch)
         return task.x, task.y, last
 
