@@ -23,7 +23,7 @@ from .commands import (pretrain, inspect, import_files, check, screen, audit,
 
 # %% ../nbs/cli.ipynb #69ca4734
 def separated(text: str, # 'a,b'
-              kind,      # type of the whole, e.g. `tuple[int, ...]`
+              kind,      # type of the whole, e.g. tuple[int, ...]
              ):          # a tuple or list
     "What stands between commas."
     each = get_args(kind)[0]
@@ -35,7 +35,7 @@ def separated(text: str, # 'a,b'
 
 def reading(kind,          # type of a parameter
             by_place: bool # whether it is a word without a name
-           ) -> dict:      # arguments of `add_argument`
+           ) -> dict:      # arguments of add_argument
     "How words become a value."
     if kind is bool:
         return dict(action="store_true")
@@ -142,7 +142,7 @@ def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
 # %% ../nbs/cli.ipynb #02915a8c
 GOES_ON = "pretrain", "train", "reproduce", "demo"   # commands that go on where they stopped
 
-def farewell(command: str  # as typed after `dfml`; may be empty
+def farewell(command: str  # as typed after dfml; may be empty
             ) -> str:      # one line
     "What somebody who stopped the program should know."
     name = f"dfml {command}".strip()
@@ -151,7 +151,7 @@ def farewell(command: str  # as typed after `dfml`; may be empty
         how = "it goes on where it stopped"
     return f"{name}: stopped. Type the same command again and {how}."
 
-def status_of(e: KeyboardInterrupt # perhaps a `Stopped`
+def status_of(e: KeyboardInterrupt # perhaps a Stopped
              ) -> int:             # 130, or 143 after SIGTERM
     "The exit status after an interruption."
     return getattr(e, "status", 130)

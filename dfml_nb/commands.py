@@ -56,7 +56,7 @@ def pretrain(*,
 # %% ../nbs/commands.ipynb #b2795c03
 def pool_budget(budget: str,  # a name
                 models: int   # number of teachers, or None for the budget's
-               ) -> dict:     # arguments of `pretrain_pool`
+               ) -> dict:     # arguments of pretrain_pool
     "What a budget says about a pool. Raises `SettingsError`."
     from dfml_nb.core import require
     from dfml_nb.recipes import POOL_BUDGETS
@@ -158,7 +158,7 @@ def read_factories(words: list, # of [NAME=]MODULE:FUNCTION, or None
         factories[name or unknown[0]] = factory_at(place)
     return factories or None
 
-def open_pool(path, factory: list): # as in `read_factories`
+def open_pool(path, factory: list): # as in read_factories
     "A pool, with the factories that a command was given."
     from dfml_nb.pool.pool import Pool
     pool = Pool(path)
@@ -236,7 +236,7 @@ def write_json(file, record: dict):
         save_json(file, record)
         print(f"written: {file}")
 
-def read_trust(file, # of `screen`
+def read_trust(file, # of screen
                pool
               ) -> list: # one weight a teacher
     "The weights for the draw of teachers. Raises `RunError`, `SettingsError`."
@@ -578,7 +578,7 @@ def demo_pool(images, out: Path, budget: str, **how):
         return pretrain_pool(images, out/"pool", way=5, **how, **chosen)
 
 def demo_learners(pool, out: Path, budget: str,
-                  seed, device, workers, quiet # as in `demo`
+                  seed, device, workers, quiet # as in demo
                  ) -> dict:                    # name → learner
     "The second step: methods."
     from dfml_nb.recipes import DataFreeMetaLearner, budget_text
@@ -591,7 +591,7 @@ def demo_learners(pool, out: Path, budget: str,
     return learners
 
 def demo_tests(learners: dict, images, out: Path,
-               episodes: int, workers, quiet # as in `demo`
+               episodes: int, workers, quiet # as in demo
               ) -> dict:                     # label → record
     "The third step: figures."
     from dfml_nb.adapt.testing import result, test_learner

@@ -34,16 +34,18 @@ class Experiment:
     "One row of one table."
     table: str
     row: str
-    scenario: str               # a name in `SCENARIOS`
-    recipe: str                 # a name in `RECIPES`
-    adapt: str = None           # a name in `ADAPT`; None: the recipe's
-    settings: dict = field(default_factory=dict) # changes of the recipe's settings, by dotted name
+    scenario: str               # a name in SCENARIOS
+    recipe: str                 # a name in RECIPES
+    adapt: str = None           # a name in ADAPT; None: the recipe's
+    # changes of the recipe's settings, by dotted name
+    settings: dict = field(default_factory=dict)
     # more of them at budget cpu, where the paper's size would take too long
     cpu: dict = field(default_factory=dict)
     models: int = None          # use only the first so many of the pool's
     # recover, learn, draw: parts in the place of the recipe's
     parts: dict = field(default_factory=dict)
-    published: tuple = ()       # numbers from a paper: dicts of data, shot, acc, source
+    # numbers from a paper: dicts of data, shot, acc, source
+    published: tuple = ()
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ def changes(self: Experiment, budget: str # a budget's name
 def learner(self: Experiment,
             budget: str,        # a budget's name
             seed: int = 0,      # of the training
-            device="auto",      # see `pick_device`
+            device="auto",      # see pick_device
             **settings          # more changes
            ) -> DataFreeMetaLearner:
     "The learner of this row, not yet trained."
@@ -129,9 +131,11 @@ SMALL = {"size": 32}
 LARGE = dict(
     free={**SMALL, "outer_steps": 25, "replay.max_batches": 10},
     purer={**SMALL, "outer_steps": 100},
-    **dict.fromkeys(("random", "bidf_mkd", "tgr", "maml_oracle", "pool_distill"), SMALL))
+    **dict.fromkeys(
+        ("random", "bidf_mkd", "tgr", "maml_oracle", "pool_distill"), SMALL))
 ONE_LARGE = dict(LARGE, free={**SMALL, "replay.max_batches": 10})
-# what the cpu budget shrinks further, by scenario and recipe: large images and large teachers
+# what the cpu budget shrinks further, by scenario and recipe:
+# large images and large teachers
 CPU_SCENARIO = dict(
     mini_imagenet=ONE_LARGE,
     cub=ONE_LARGE,
@@ -162,8 +166,9 @@ ABLATIONS = dict(  # table → row → settings
 # row of ablation_learn → the learn parts that are left
 WITHOUT = dict(no_distillation=["replay"], no_replay=["bell"])
 
-SHORT_FREE = {"outer_steps": 20, "warmup": 5, "teachers": 2, "five.ngf": 32, "replay.episodes": 5,
-              "replay.max_batches": 10, "bell.measure": 0}
+SHORT_FREE = {"outer_steps": 20, "warmup": 5, "teachers": 2, "five.ngf": 32,
+              "replay.episodes": 5, "replay.max_batches": 10,
+              "bell.measure": 0}
 
 # %% ../nbs/experiments.ipynb #7baa07bb
 def ablation_rows(): # yields experiments
@@ -186,16 +191,21 @@ SHORT_DISTILL = {"match.views": 20_000, "match.steps": 1_500}
 PLAIN_DISTILL = {"match.hidden": 0, "match.soft": 0.}
 
 DISTILL_PARTS = dict(
-    all={}, centroid={}, no_whitening={"match.whiten": 0.}, no_mirror={"match.mirror": False},
-    no_mixing={"match.view.mixup": 0., "match.view.cutmix": 0.}, few_images={"pixels.per_class": 5},
-    noise_start={"pixels.start": "noise", "pixels.lr": .05, "pixels.terms.bn": .1},
-    drawn_only={"match.drawn": 1., "outer_steps": 0}, half_drawn={"match.drawn": .5},
+    all={}, centroid={}, no_whitening={"match.whiten": 0.},
+    no_mirror={"match.mirror": False},
+    no_mixing={"match.view.mixup": 0., "match.view.cutmix": 0.},
+    few_images={"pixels.per_class": 5},
+    noise_start={"pixels.start": "noise", "pixels.lr": .05,
+                 "pixels.terms.bn": .1},
+    drawn_only={"match.drawn": 1., "outer_steps": 0},
+    half_drawn={"match.drawn": .5},
     square_only={"match.cosine": 0.}, cosine_only={"match.square": 0.},
     relations={"match.relations": 1.}, hidden={"match.hidden": 512},
-    soft={"match.soft": 2.}, hidden_soft={"match.hidden": 512, "match.soft": 2.})
+    soft={"match.soft": 2.},
+    hidden_soft={"match.hidden": 512, "match.soft": 2.})
 
 # %% ../nbs/experiments.ipynb #b8d44aa5
-def beyond(row: str, recipe: str, adapt=None, settings=None, models=None, # as in `Experiment`
+def beyond(row: str, recipe: str, adapt=None, settings=None, models=None, # as in Experiment
            table: str = "beyond", scenario: str = "cifar_fs_100", **kw) -> Experiment:
     "A row with a hundred teachers, or the first of them."
     return Experiment(table, row, scenario, recipe, adapt, settings or {}, models=models, **kw)
@@ -240,7 +250,7 @@ for table, scenario in TABLES.items():
 EXPERIMENTS.update({e.name: e for e in (*ablation_rows(), *distill_rows(), *frozen_rows())})
 
 def find_experiments(name: str # 'all', a table, or TABLE/ROW
-                    ) -> list: # of `Experiment`s
+                    ) -> list: # of Experiments
     "Look up experiments. Raises `SettingsError`."
     found = [e for e in EXPERIMENTS.values() if name in ("all", e.table, e.name)]
     tables = dict.fromkeys(e.table for e in EXPERIMENTS.values())
@@ -268,14 +278,14 @@ def asked_for(learner: DataFreeMetaLearner,
     asked = dict(config=learner.config, pool=pool.digest(), shots=list(shots), episodes=episodes)
     return json.loads(json.dumps(asked))
 
-def usual_settings(config: dict # of a `DataFreeMetaLearner`
+def usual_settings(config: dict # of a DataFreeMetaLearner
                   ) -> dict:    # dotted name → value
     "The defaults of a recipe and of the parts that a configuration names."
     recipe = get_recipe(config["recipe"])
     names = config.get("parts", recipe.names)
     return flat(json.loads(json.dumps(asdict(settings_for(names, recipe, "paper")))), "settings.")
 
-def changed(config: dict # of a `DataFreeMetaLearner`, as JSON gives it back
+def changed(config: dict # of a DataFreeMetaLearner, as JSON gives it back
            ) -> dict:    # dotted name → value
     """What differs from a recipe's defaults: so a setting that is added to the library later
     changes no record and no folder's name."""
@@ -286,7 +296,7 @@ def changed(config: dict # of a `DataFreeMetaLearner`, as JSON gives it back
 
 # %% ../nbs/experiments.ipynb #b723b411
 def run_folder(e: Experiment,
-               asked: dict,      # the record's `asked`
+               asked: dict,      # the record's asked
                folder            # of all runs
               ) -> Path:
     "Where a row's training lives: rows that train the same on the same pool share it."
@@ -300,7 +310,7 @@ def answer_of(asked: dict) -> dict: # dotted name → value
     rest = {k: v for k, v in asked.items() if k != "config"}
     return {**flat(rest), **changed(asked.get("config", {}))}
 
-def differences(there: dict, asked: dict) -> list: # two of `asked_for`; → of words
+def differences(there: dict, asked: dict) -> list: # two of asked_for; → of words
     "In what two questions differ."
     a = answer_of(there)
     b = answer_of(asked)
@@ -337,7 +347,7 @@ def reproduce(e: Experiment,
               root=None,             # where data sets are
               shots=(1, 5),          # support images a class in tests
               episodes: int = None,  # by default 600; 3 at budget smoke
-              device="auto",         # see `pick_device`
+              device="auto",         # see pick_device
               quiet=True             # no progress bar
              ) -> dict:              # the record
     "Run one row of one table, or read what it gave before. Raises `DFMLError`."
@@ -371,7 +381,7 @@ def tested_on(e: Experiment, budget: str, pool: Pool) -> list: # of names of dat
 
 def train_row(e: Experiment, learner: DataFreeMetaLearner, pool: Pool,
               run: Path,             # folder of the run
-              root, quiet            # as in `reproduce`
+              root, quiet            # as in reproduce
              ) -> tuple:             # (the trained learner; why the row has no figures, or None)
     "Train the learner of a row, or read it if it was trained before."
     why = learner.why_not(pool)
@@ -392,9 +402,9 @@ def train_row(e: Experiment, learner: DataFreeMetaLearner, pool: Pool,
 
 def test_row(e: Experiment, learner: DataFreeMetaLearner,
              why,                    # why the row has no figures, or None
-             data: list,             # of `DataSet`s
-             asked: dict,            # of `asked_for`
-             quiet                   # as in `reproduce`
+             data: list,             # of DataSets
+             asked: dict,            # of asked_for
+             quiet                   # as in reproduce
             ) -> dict:               # the record
     "Test the learner of a row on all its data sets."
     adapt = e.adapt or get_recipe(e.recipe).adapt
@@ -427,8 +437,8 @@ def data_folder(root): # None: as it is
                 os.environ["DFML_DATA"] = old
 
 # %% ../nbs/experiments.ipynb #90fe16c7
-def mean_over_data(rows: list # of a record's `test`, with `data`
-                  ) -> list:  # rows with `data` = 'mean'
+def mean_over_data(rows: list # of a record's test, with data
+                  ) -> list:  # rows with data = 'mean'
     """Average the figures of several test sets (the headline of a multi-domain table); the
     interval of a mean of independent figures."""
     groups = {}

@@ -36,7 +36,7 @@ def contrastive_loss(real,           # features (N, D) of real images
 # %% ../../nbs/adapt/icfil.ipynb #be62ae5e
 @dataclass
 class ICFILSettings(Settings):
-    "Settings of ICFIL; PURER's own are not known, these were chosen on meta-validation classes."
+    "ICFIL's settings, chosen on meta-validation classes; PURER's are unknown."
     per_class: Count = 2        # pseudo images of each class
     invert_steps: Whole = 10    # Adam steps from noise to pseudo images
     invert_lr: Positive = .05   # their size, in units of pixel value
@@ -47,7 +47,7 @@ class ICFILSettings(Settings):
     ce: NotNegative = 1.        # weight of cross-entropy on both sets
 
 # %% ../../nbs/adapt/icfil.ipynb #296c6e52
-def pseudo_support(model: Classifier, # in `batch_mode`
+def pseudo_support(model: Classifier, # in batch_mode
                    w: dict,           # adapted weights
                    way: int,          # number of classes
                    s: ICFILSettings,
@@ -72,7 +72,7 @@ def pseudo_support(model: Classifier, # in `batch_mode`
     return x.detach(), y
 
 # %% ../../nbs/adapt/icfil.ipynb #fdc5149f
-def calibrate(model: Classifier, # in `batch_mode`
+def calibrate(model: Classifier, # in batch_mode
               w: dict,           # adapted weights
               x,                 # real support images (N, C, H, W)
               y,                 # their labels (N,)
@@ -105,7 +105,7 @@ def icfil(model: Classifier,      # the meta-model; not changed
           y,                      # labels (N,) in 0..way-1
           way: int,               # number of classes, at most the model's outputs
           s: ICFILSettings = None, # of the calibration; None: the defaults
-          steps: int = 10,        # of the inner loop, see `fine_tune`
+          steps: int = 10,        # of the inner loop, see fine_tune
           lr: float = .01         # their size
          ) -> FewShotClassifier:
     "Fine-tune, then calibrate (PURER, ICFIL). Raises `EpisodeError`, `SettingsError`."

@@ -28,10 +28,10 @@ def snapshots(run        # a run folder
 # %% ../../nbs/adapt/testing.ipynb #acb6d8cb
 class Judge:
     "Tests models on the episodes of a data set by one adaptation."
-    def __init__(self, learner,       # a `DataFreeMetaLearner`, for its device
-                 data,                # a `DataSet`
+    def __init__(self, learner,       # a DataFreeMetaLearner, for its device
+                 data,                # a DataSet
                  way: int,            # classes of an episode
-                 how: str,            # a name in `ADAPT`
+                 how: str,            # a name in ADAPT
                  query: int = 15,     # query images of each class
                  seed: int = 0,       # of the episodes
                  quiet=True):         # no progress bar
@@ -43,7 +43,7 @@ class Judge:
 
     def rows(self, model, # to be tested
              split,       # of the data set
-             **kw         # shot, n, … of `evaluate`
+             **kw         # shot, n, … of evaluate
             ) -> list:    # rows
         "Rows of `evaluate`."
         adapt = get_adapter(self.how)
@@ -92,11 +92,11 @@ def chosen(self: Judge,
     return self.rows(model, self.data.test, shot=shot, n=n, selection=choice)
 
 # %% ../../nbs/adapt/testing.ipynb #fc7c1769
-def test_learner(learner,             # a trained `DataFreeMetaLearner`
-                 data,                # a `DataSet`
+def test_learner(learner,             # a trained DataFreeMetaLearner
+                 data,                # a DataSet
                  shots=(1, 5),        # support images a class
                  way: int = None,     # by default 5, or the pool's if that is less
-                 how: str = None,     # a name in `ADAPT`; by default the learner's
+                 how: str = None,     # a name in ADAPT; by default the learner's
                  n: int = 600,        # episodes
                  seed: int = 0,       # of the episodes
                  run=None,            # run folder, for its snapshots
@@ -106,7 +106,7 @@ def test_learner(learner,             # a trained `DataFreeMetaLearner`
                  quiet=True,          # no progress bar
                  # processes that share the work on a CPU; None: as many as is worth it
                  workers: int = None
-                ) -> list:            # rows of `evaluate`
+                ) -> list:            # rows of evaluate
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `EpisodeError`."
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
@@ -122,9 +122,9 @@ def test_learner(learner,             # a trained `DataFreeMetaLearner`
     return [dict(r, adapt=how, episode_seed=seed, query=query) for r in rows]
 
 # %% ../../nbs/adapt/testing.ipynb #67bfb85e
-def result(learner,         # a trained `DataFreeMetaLearner`
-           data,            # the `DataSet` it was tested on
-           rows: list,      # from `test_learner`
+def result(learner,         # a trained DataFreeMetaLearner
+           data,            # the DataSet it was tested on
+           rows: list,      # from test_learner
            seconds: float   # that the test took
           ) -> dict:        # ready for results/NAME.json
     """The record of one finished run, in the project's format; device and versions are those of

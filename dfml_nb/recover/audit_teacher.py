@@ -125,7 +125,7 @@ def _cells(r): # of one row
 def audit_table(rows: list # of audit_teacher or audit_pool
                ) -> str:
     "The shares as text, for printing."
-    lines = [["images of", "distance", "images", "share", "interval", "p", "ratio", "copies", "p"]]
+    lines = [["images of", "distance", "n", "share", "interval", "p", "ratio", "copies", "p"]]
     lines += [_cells(r) for r in rows if "share" in r]
     columns = []
     for cells in zip(*lines):

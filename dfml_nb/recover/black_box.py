@@ -36,7 +36,7 @@ def sample_losses(logits,         # (k·N, classes): answers, for k copies of th
                   student=None,   # (N, classes): logits of the student, or None
                   agree=None,     # (N,): 1 where student and service predict the same class, else 0
                   adv: float = 1.,      # weight of the disagreement
-                  kind: str = "l1"      # a name in `DISAGREEMENTS`
+                  kind: str = "l1"      # a name in DISAGREEMENTS
                  ) -> torch.Tensor: # (k·N,)
     "Cross-entropy of the wanted class, less the student's disagreement (BiDf-MKD, query set)."
     k = len(logits) // len(y)
@@ -48,13 +48,14 @@ def sample_losses(logits,         # (k·N, classes): answers, for k copies of th
 # %% ../../nbs/recover/black_box.ipynb #70ece91d
 @dataclass
 class AskSettings(Settings):
-    "How to recover by asking; BiDf-MKD's released numbers, except `adv`, `block`, `student_grad`."
+    "BiDf-MKD's released numbers, except `adv`, `block` and `student_grad`."
     # 'black': gradients from answers;
     # 'white': true gradients of the same loss, for comparison
     access: Literal["black", "white"] = "black"
     q: Count = 100           # directions for each image and step
     mu: Positive = .005      # length of the step along a direction
-    block: Count = 1         # directions are constant within squares of this side (paper: 1)
+    # directions are constant within squares of this side (paper: 1)
+    block: Count = 1
     steps: Count = 200       # of Adam, on the generator and its noise
     per_class: Count = 30    # images of each class
     lr: Positive = 1e-3      # of that Adam
@@ -62,14 +63,16 @@ class AskSettings(Settings):
     ngf: Count = 64          # width of the generator
     flip: bool = True        # mirror half of the views
     pad: Whole = 4           # shift them by up to so many pixels
-    edge: Edge = "zeros"       # what comes in where they are shifted
+    edge: Edge = "zeros"     # what comes in where they are shifted
     adv: NotNegative = 1.    # weight of the disagreement, for query sets
-    boundary: Literal["l1", "kl"] = "l1" # its kind, see `DISAGREEMENTS`
-    student_grad: bool = True # whether the student's answers move with the images
+    boundary: Literal["l1", "kl"] = "l1" # its kind, see DISAGREEMENTS
+    # whether the student's answers move with the images
+    student_grad: bool = True
     budgets = dict(
         cpu={"q": 4, "block": 8, "steps": 50, "per_class": 20, "ngf": 16},
         demo={"q": 4, "block": 8, "steps": 25, "per_class": 20, "ngf": 16},
-        smoke={"q": 1, "block": 8, "steps": 1, "per_class": 3, "ngf": 8, "nz": 32})
+        smoke={"q": 1, "block": 8, "steps": 1, "per_class": 3, "ngf": 8,
+               "nz": 32})
 
 # %% ../../nbs/recover/black_box.ipynb #f76328c6
 def image_loss(ask,          # images → logits: a BlackBox, or the teacher itself

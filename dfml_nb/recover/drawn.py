@@ -83,7 +83,8 @@ def drawn_images(n: int,           # images
 @dataclass
 class DrawnSettings(Settings):
     "Settings of the drawn images."
-    per_class: Count = 20      # images drawn for each class that the teacher knows
+    # images drawn for each class that the teacher knows
+    per_class: Count = 20
     shapes: Count = 60         # leaves an image
     budgets = dict(smoke=dict(per_class=4))
 

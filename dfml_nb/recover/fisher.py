@@ -16,7 +16,7 @@ from ..nets import Classifier, build_classifier, freeze
 # %% ../../nbs/recover/fisher.ipynb #2e47105e
 def random_probe(channels: int = 3, # of the images
                  size: int = 32,    # their side; they are enlarged to 16 pixels if they are smaller
-                 mean=None,         # per channel, as in `build_classifier`
+                 mean=None,         # per channel, as in build_classifier
                  std=None,          # the same
                  arch: str = "conv4", # of the probe
                  n_outputs: int = 5 # answers that it can give
@@ -47,7 +47,7 @@ def fisher_sum(probe: nn.Module,
 # %% ../../nbs/recover/fisher.ipynb #3a203c72
 def fisher_embedding(probe: nn.Module, # images → logits, in evaluation mode
                      x,                # (N, C, H, W) in [0, 1]
-                     names=None        # of weights; by default `probed`
+                     names=None        # of weights; by default probed
                     ) -> dict:         # name → tensor of the weight's shape, at least 0
     "Diagonal Fisher information of the probe's weights, mean over images (TGR, task embedding)."
     state = dict(probe.named_parameters())
@@ -62,7 +62,7 @@ def fisher_embedding(probe: nn.Module, # images → logits, in evaluation mode
     return {k: t / len(x) for k, t in total.items()}
 
 # %% ../../nbs/recover/fisher.ipynb #304f8053
-def task_similarity(embeddings: list # of dicts from `fisher_embedding`, one a task
+def task_similarity(embeddings: list # of dicts from fisher_embedding, one a task
                    ) -> torch.Tensor: # (N, N), 0..1; 1 on the diagonal
     "Mean over layers of the cosines between embeddings (TGR, similarity of tasks)."
     sims = []

@@ -91,7 +91,7 @@ def dissolve(sim,           # (N, N), 0..1
 
 def group_unlike(sim,              # (N, N) similarities, 0..1
                  groups: int,      # how many are wanted; never more than N / at_least
-                 how: str = "spectral", # a name in `GROUPINGS`
+                 how: str = "spectral", # a name in GROUPINGS
                  at_least: int = 2, # members of a group
                  seed: int = 0     # of random starts
                 ) -> list:         # N numbers, 0, 1, …: equal for members of one group
@@ -106,20 +106,23 @@ def group_unlike(sim,              # (N, N) similarities, 0..1
 # %% ../../nbs/recover/groups.ipynb #60d424f4
 @dataclass
 class GroupsSettings(Settings):
-    "Settings of the draw by groups; TGR's released numbers, except `probe` and `invert.steps`."
-    groups: Count = 5           # of the pool; fewer if a group would be too small for a step
+    "The draw by groups; TGR's numbers, except `probe` and `invert.steps`."
+    # of the pool; fewer if a group would be too small for a step
+    groups: Count = 5
     # how; 'spectral' is the paper's
     grouping: Literal["spectral", "even"] = "spectral"
     embed: Count = 300          # teachers embedded at most
-    probe: str = "conv4"        # architecture of the random probe, see `random_probe`
+    # architecture of the random probe, see random_probe
+    probe: str = "conv4"
     # recovery for an embedding
     invert: GeneratorSettings = field(default_factory=GeneratorSettings)
     budgets = dict(
-        cpu={"invert.steps": 30, "invert.per_class": 20, "invert.ngf": 32, "invert.terms.bn": .1},
-        demo={"invert.steps": 8, "invert.per_class": 16, "invert.ngf": 16, "invert.nz": 64,
-              "invert.terms.bn": .1},
-        smoke={"embed": 2, "invert.steps": 1, "invert.per_class": 2, "invert.ngf": 8,
-               "invert.nz": 32})
+        cpu={"invert.steps": 30, "invert.per_class": 20, "invert.ngf": 32,
+             "invert.terms.bn": .1},
+        demo={"invert.steps": 8, "invert.per_class": 16, "invert.ngf": 16,
+              "invert.nz": 64, "invert.terms.bn": .1},
+        smoke={"embed": 2, "invert.steps": 1, "invert.per_class": 2,
+               "invert.ngf": 8, "invert.nz": 32})
 
 # %% ../../nbs/recover/groups.ipynb #a7277d3f
 @part(DRAW, "groups")
@@ -128,7 +131,7 @@ class Groups(Draw):
     Settings = GroupsSettings
 
     def __init__(self, s: GroupsSettings, given, train,
-                 probe=None):     # images in [0, 1] → logits, frozen; None: a `random_probe`
+                 probe=None):     # images in [0, 1] → logits, frozen; None: a random_probe
         super().__init__(s, given, train)
         self.inverter = FreshGenerator(s.invert, given)
         pool = given.pool

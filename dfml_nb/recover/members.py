@@ -23,14 +23,18 @@ class AuditSettings:
     per_class: int = 20       # images to recover of each class
     permutations: int = 999   # of the test
     level: float = .95        # of the interval
-    quantile: float = .05     # of the distances between reference images; a copy is closer
-    ratio: float = .7         # a copy's distance to a member by that to the reference, at most
+    # of the distances between reference images; a copy is closer
+    quantile: float = .05
+    # a copy's distance to a member by that to the reference, at most
+    ratio: float = .7
     seed: int = 0             # of permutations and inversion
 
     def __post_init__(self):
         require(self.permutations >= 19 and 0 < self.level < 1,
-                "the audit needs at least 19 permutations and a level between 0 and 1")
-        require(0 <= self.quantile <= 1 and self.ratio > 0 and self.per_class >= 1,
+                "the audit needs at least 19 permutations "
+                "and a level between 0 and 1")
+        require(0 <= self.quantile <= 1 and self.ratio > 0
+                and self.per_class >= 1,
                 "quantile must be in 0..1, ratio above 0, per_class at least 1")
 
 # %% ../../nbs/recover/members.ipynb #cc455e09
@@ -59,11 +63,15 @@ def member_score(order,  # (K, T) places of the T nearest real images, nearest f
 @dataclass
 class Group:
     "Images recovered of one class, and the real images around them."
-    key: object          # of the class; groups with the same key have the same real images
+    # of the class; groups with the same key have the same real images
+    key: object
     n_members: int
     n_reference: int
-    order: torch.Tensor  # (K, T) places of the T nearest; the members are 0..n_members-1
-    ratio: torch.Tensor  # (K,) distance to the nearest of equally many members / reference images
+    # (K, T) places of the T nearest; the members are 0..n_members-1
+    order: torch.Tensor
+    # (K,) distance to the nearest member by that to the nearest reference
+    # image, of equally many
+    ratio: torch.Tensor
     copies: list         # of dicts: image, member, distance, ratio
     reverse: int         # copies if members and reference changed places
     close: torch.Tensor  # (K,) bool: a copy, either way

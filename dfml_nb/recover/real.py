@@ -25,7 +25,8 @@ class RealSettings(Settings):
     # data sets whose meta-train images are seen, joined by '+';
     # '': the one that the pool's teachers come from
     data: str = ""
-    root: str = ""             # folder of the data sets; '': the default, see `data_root`
+    # folder of the data sets; '': the default, see data_root
+    root: str = ""
     per_class: Count = 20      # images of each class, in a task
 
 # %% ../../nbs/recover/real.ipynb #f81b6f0d

@@ -33,14 +33,20 @@ class ScreenSettings:
     lr: float = 3e-3          # Adam's step
     w_bn: float = .1          # weight of the batch-norm term
     foreign: int = 200        # images of all teachers that each is shown
-    partners: int = 30        # at most so many others with a common class examine a teacher
+    # at most so many others with a common class examine a teacher
+    partners: int = 30
     rounds: int = 10          # of the consensus
-    prior: float = .8         # agreement that is assumed at first; counts as one vote
-    unsure: tuple = (.65, .45) # doubt: 0 like the surest of its kind, 1 like an untrained network
+    # agreement that is assumed at first; counts as one vote
+    prior: float = .8
+    # doubt: 0 like the surest of its kind, 1 like an untrained network
+    unsure: tuple = (.65, .45)
     gap: tuple = (.9, .6)     # batch-norm variances: mean of |log ratio|
-    odd: tuple = (3., 2.)     # the same, as a multiple of that of trusted teachers like it
-    spread: tuple = (.3, .5)  # entropy of its answers, as a fraction of the largest
-    agree: tuple = (.65, .75) # how well it and the others tell their common classes apart
+    # the same, as a multiple of that of trusted teachers like it
+    odd: tuple = (3., 2.)
+    # entropy of its answers, as a fraction of the largest
+    spread: tuple = (.3, .5)
+    # how well it and the others tell their common classes apart
+    agree: tuple = (.65, .75)
 
 # %% ../../nbs/recover/scores.ipynb #907687fb
 def sample(teacher: Classifier,  # frozen

@@ -8,6 +8,7 @@ __all__ = ['SAYS', 'ramp', 'with_trust', 'screen', 'trust_weights', 'screen_tabl
 # %% ../../nbs/recover/screen.ipynb #3e262168
 import math
 from statistics import median
+from textwrap import fill
 
 from ..core import PoolError, pick_device, progress, require
 from .inversion import Task
@@ -28,6 +29,7 @@ def ramp(value,       # a score, or None if it is unknown
     return min(1., max(0., (value - bad) / (good - bad)))
 
 # %% ../../nbs/recover/screen.ipynb #639f12fe
+_FINE = "nothing suspicious"
 SAYS = dict(unsure="is nearly as unsure of its own images as a network that learned nothing",
             gap="its batch-norm memory does not belong to its weights",
             odd="its batch-norm memory fits worse than its peers'",
@@ -40,7 +42,7 @@ def with_trust(row: dict,        # unsure, gap, odd, spread, agree and more
     "Turn scores into trust, and say why."
     trust = {k: ramp(row[k], getattr(s, k)) for k in SAYS}
     worst = sorted((k for k in trust if trust[k] < .95), key=trust.get)[:2]
-    why = " and ".join(f"{SAYS[k]} ({k} {row[k]:.2f})" for k in worst) or "nothing suspicious"
+    why = " and ".join(f"{SAYS[k]} ({k} {row[k]:.2f})" for k in worst) or _FINE
     unknown = ", ".join(k for k in SAYS if row[k] is None)
     if unknown:
         why += f"; unknown: {unknown}"
@@ -133,16 +135,18 @@ def trust_weights(rows: list,       # of screen
 def _shown(score): # two decimals
     return "?" if score is None else f"{score:.2f}"
 
-def _line(name, cells, why, wide): # of the table
-    return f"{name:{wide}} " + " ".join(f"{c:>6}" for c in cells) + f"  {why}"
+def _line(name, cells, wide): # of the table
+    return f"{name:{wide}} " + " ".join(f"{c:>6}" for c in cells)
 
 # %% ../../nbs/recover/screen.ipynb #39db074e
 def screen_table(rows: list # of screen
                 ) -> str:
-    "The rows as text, for printing."
+    "The rows as text, for printing; what is suspicious stands under a row."
     wide = max(7, *(len(r["name"]) for r in rows))
-    lines = [_line("teacher", ["trust", *SAYS], "why", wide)]
+    lines = [_line("teacher", ["trust", *SAYS], wide)]
     for r in rows:
         scores = [r["trust"], *(r.get(k) for k in SAYS)]
-        lines.append(_line(r["name"], map(_shown, scores), r["why"], wide))
+        lines.append(_line(r["name"], map(_shown, scores), wide))
+        if r["why"] != _FINE:
+            lines.append(fill(r["why"], 78, initial_indent="    ", subsequent_indent="    "))
     return "\n".join(lines)

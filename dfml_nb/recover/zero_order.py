@@ -57,7 +57,7 @@ class BlackBox:
 
 # %% ../../nbs/recover/zero_order.ipynb #45bbcae8
 def as_asked(x,     # (N, C, H, W) in [0, 1]
-             ask    # has `size` and `channels`
+             ask    # has size and channels
             ) -> torch.Tensor: # (N, ask.channels, ask.size, ask.size)
     "Images as a service takes them, differentiably."
     if ask.channels == 1 and x.shape[1] == 3:
@@ -97,7 +97,7 @@ def zero_order_gradient(
         q: int = 100,     # directions for each image
         mu: float = .005, # length of the step along them
         gen=None,         # torch.Generator on the CPU
-        block: int = 1,   # see `unit_directions`
+        block: int = 1,   # see unit_directions
         # directions asked about in one call;
         # 0: one on a CPU, as many as make 1024 images elsewhere
         at_once: int = 0
