@@ -57,19 +57,22 @@ BUDGETS = "paper", "cpu", "demo", "smoke"
 
 @dataclass
 class Recipe:
-    "A row of the table of methods: it names its parts, and says what differs from their defaults."
+    "A row of the table of methods: its parts, and what differs from their defaults."
     about: str                   # one line for humans
-    recover: str = None          # a name in `RECOVER`; None: nothing is recovered
-    learn: list = ()             # names in `LEARN`, in their order
-    adapt: str = "fine_tune"     # a name in `ADAPT`
-    draw: str = "random"         # a name in `DRAW`
-    settings: dict = field(default_factory=dict) # dotted name → value
-    budgets: dict = field(default_factory=dict)  # name of a budget → more of them
+    recover: str = None          # a name in RECOVER; None: nothing is recovered
+    learn: list = ()             # names in LEARN, in their order
+    adapt: str = "fine_tune"     # a name in ADAPT
+    draw: str = "random"         # a name in DRAW
+    # dotted name → value
+    settings: dict = field(default_factory=dict)
+    # name of a budget → more of them
+    budgets: dict = field(default_factory=dict)
 
     @property
     def names(self) -> dict:
         "The parts that a training needs, as for `Trainer`."
-        return dict(draw=self.draw, recover=self.recover, learn=list(self.learn))
+        return dict(draw=self.draw, recover=self.recover,
+                    learn=list(self.learn))
 
     @property
     def data_free(self) -> bool:
@@ -152,8 +155,10 @@ RECIPES = dict(
         settings={"outer_steps": 0}))
 
 # %% ../nbs/recipes.ipynb #90a67d60
-RELEASED = {"five.terms.kl": "released", "bell.kl": "released", "store": "last", "student": "stale",
-            "five.persistent": False, "five.terms.bn": 0., "five.meta_grad": "last",
+RELEASED = {"five.terms.kl": "released", "bell.kl": "released",
+            "store": "last", "student": "stale",
+            "five.persistent": False, "five.terms.bn": 0.,
+            "five.meta_grad": "last",
             "distinct": False}
 
 # %% ../nbs/recipes.ipynb #bd4d9c83

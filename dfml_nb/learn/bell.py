@@ -32,29 +32,34 @@ def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher'
 # %% ../../nbs/learn/bell.ipynb #30e13434
 @dataclass
 class BelLSettings(Settings):
-    "Settings of the cross-task distillation; numbers from FREE's released code."
+    "Settings of the cross-task distillation; FREE's released numbers."
     # 'sequential': one task after another on one copy;
     # 'independent': a copy for each task, no alignment
     order: Literal["sequential", "independent"] = "sequential"
     # optimiser of the copy: 'adam' (released code) or 'sgd' (the theorem's)
     inner: Literal["adam", "sgd"] = "adam"
     lr: Positive = 1e-3        # its step
-    # scale of the outer gradient θ - ψ (copied in FREE's code from Fast-Datafree;
-    # under Adam only its ratio to the replay gradients matters)
+    # scale of the outer gradient θ - ψ (copied in FREE's code from
+    # Fast-Datafree; under Adam only its ratio to replay's gradients matters)
     factor: Positive = 67.
-    kl: Literal["true", "released"] = "true" # divergence, see kl_rows
+    # divergence, see kl_rows
+    kl: Literal["true", "released"] = "true"
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
-    # what the student answers with: the meta-model's own 5 outputs, 'shared' by all
-    # teachers (released code), or one for each 'class' of the pool, see `ColumnStudent`
+    # what the student answers with: the meta-model's own 5 outputs, 'shared'
+    # by all teachers (released code), or one for each 'class' of the pool
     columns: Literal["shared", "class"] = "shared"
-    # whether the outer steps have an Adam of their own, or replay's (released code)
+    # whether the outer steps have an Adam of their own, or replay's (released)
     own_adam: bool = False
-    visits: Count = 1          # outer steps in a round; the first one to its own tasks
-    # lessons of earlier rounds from which further visits draw; 0: only its own tasks
+    lr_outer: Positive = 1e-3  # step of their own Adam
+    # outer steps in a round; the first one is to the round's own tasks
+    visits: Count = 1
+    # lessons of earlier rounds from which further visits draw;
+    # 0: only the round's own
     remember: Whole = 0
-    measure: Whole = 10        # measure gradient alignment every so many steps; 0: never
+    # measure gradient alignment every so many steps; 0: never
+    measure: Whole = 10
     budgets = dict(demo=dict(measure=4), smoke=dict(measure=1))
 
 # %% ../../nbs/learn/bell.ipynb #feee5b88
@@ -160,7 +165,7 @@ class BelL(Learn):
             self.kept += ("columns",)
         self.opt = given.opt
         if s.own_adam or s.columns == "class":
-            self.opt = torch.optim.Adam(self.net.parameters(), given.opt.param_groups[0]["lr"])
+            self.opt = torch.optim.Adam(self.net.parameters(), s.lr_outer)
             self.kept += ("opt",)
         if s.remember:
             self.book = LessonBook(s.remember)

@@ -44,8 +44,9 @@ def inner_loop(see,              # (weights, x) → logits, as One and Copies
 # %% ../../nbs/learn/maml.ipynb #17e50e02
 @dataclass
 class MamlSettings(Settings):
-    "Settings of both loops; numbers from FREE's released code, `episodes` from PURER's."
-    way: Annotated[int, Bound(least=2)] = 5 # classes of an episode; at most the pool's
+    "Settings of both loops; FREE's released numbers, but PURER's `episodes`."
+    # classes of an episode; at most the pool's
+    way: Annotated[int, Bound(least=2)] = 5
     shot: Count = 1            # support images of a class
     query: Count = 15          # query images of a class
     steps: Whole = 5           # inner steps
@@ -60,7 +61,8 @@ class MamlSettings(Settings):
 class ReplaySettings(MamlSettings):
     "Settings of the replay; numbers from FREE's released code."
     episodes: Count = 10       # episodes in one outer step
-    patience: Count = 10       # stop after so many outer steps without a better accuracy
+    # stop after so many outer steps without a better accuracy
+    patience: Count = 10
     max_batches: Whole = 1000  # outer steps at most
     budgets = dict(
         cpu=dict(max_batches=20),

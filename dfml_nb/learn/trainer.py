@@ -27,10 +27,11 @@ from ..recover.inversion import check_terms, naming
 class TrainSettings(Settings):
     "Settings that every training has, whatever its parts."
     outer_steps: Whole = 1000   # rounds of draw, recover, learn
-    # first rounds, in which tasks are recovered and nothing is learned or stored
+    # first rounds, in which tasks are recovered, not learned or stored
     warmup: Whole = 0
     teachers: Count = 4         # teachers of one round
-    distinct: bool = True       # all different (released FREE: drawn with replacement)
+    # all different (released FREE: drawn with replacement)
+    distinct: bool = True
     # how often each teacher is drawn, relative to the others; empty: all alike
     # (see `screen`)
     trust: list = field(default_factory=list)
@@ -38,11 +39,11 @@ class TrainSettings(Settings):
     # or the 'last' one's (released FREE)
     store: Literal["all", "last"] = "all"
     memory: Whole = 400         # images kept of each class; 0: all
-    # who looks for a teacher's boundary: the 'current' meta-model, the 'stale' weights
-    # of the last replayed episode (released FREE), or nobody
+    # who looks for a teacher's boundary: the 'current' meta-model, the
+    # 'stale' weights of the last replayed episode (released FREE), or nobody
     student: Literal["current", "stale", "none"] = "current"
-    # weights of the meta-model: 'random', or the 'average' of the teachers where
-    # they have one architecture (PURER)
+    # weights of the meta-model: 'random', or the 'average' of the teachers
+    # where they have one architecture (PURER)
     start: Literal["random", "average"] = "random"
     arch: str = "conv4"         # of the meta-model
     # side of the images it sees and of those that are recovered;
