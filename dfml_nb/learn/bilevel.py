@@ -7,7 +7,6 @@ __all__ = ['BilevelSettings', 'distill_inner', 'distill_outer', 'Bilevel', 'coun
 
 # %% ../../nbs/learn/bilevel.ipynb #6a07823d
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -86,8 +85,12 @@ class Bilevel(Learn):
         w = dict(model.named_parameters())
         adapted = distill_inner(model, w, *self.answered(task, "look", i, k), s)
         fixed = {name: v.detach() for name, v in adapted.items()}
-        student = None if i < s.warmup else partial(call, model, fixed)
-        (queries,), terms = given.recover([task.teacher], (given.seed, "query", i, k), student)
+        def student(x, place):
+            return call(model, fixed, x)
+
+        key = given.seed, "query", i, k
+        asker = None if i < s.warmup else student
+        (queries,), terms = given.recover([task.teacher], key, asker)
         seen = self.answered(queries, "look again", i, k)
         grads, loss = distill_outer(model, w, adapted, *seen, s)
         row = dict(inversion_query=sum(terms.values()), distill=loss)
