@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import fork_seed, rng
+from ..core import fork_seed, require, rng
 from ..nets import Classifier
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
@@ -26,7 +27,7 @@ from .views import Edge
 # %% ../../nbs/recover/five.ipynb #dfa812da
 @dataclass
 class FIveSettings(Settings):
-    "Settings of FIve; released numbers, except `meta_grad`, `persistent`, `terms`."
+    "Settings of FIve; as released, except `meta_grad`, `persistent`, `terms`."
     steps: Count = 5           # k, gradient steps for each teacher
     per_class: Count = 20      # images of each class
     lr: Positive = 1e-3        # inner Adam, weights of the generator
@@ -37,7 +38,10 @@ class FIveSettings(Settings):
     # gradient that trains the meta-generator: the mean over 'all' inner steps
     # (Fast-Datafree), or that of the 'last' one (released FREE)
     meta_grad: Literal["last", "all"] = "all"
-    persistent: bool = True    # keep the outer optimiser's moments from step to step
+    persistent: bool = True    # keep the outer optimiser's moments
+    # what the generator knows of a class, besides noise: its 'position' among
+    # the teacher's outputs, or the row of the teacher's 'head'
+    told: Literal["nothing", "position", "head"] = "nothing"
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
@@ -51,9 +55,37 @@ class FIveSettings(Settings):
 
     def draw(self, teacher: Classifier,
              gen                # torch.Generator on the CPU
-            ) -> tuple:         # (noise (images, nz), list of shifts, one a step)
+            ) -> tuple: # (noise (images, nz), list of shifts, one a step)
         "The randomness of one recovery from `teacher`."
-        return draw_recovery(gen, teacher.n_classes * self.per_class, self.nz, self.steps, self.pad)
+        n = teacher.n_classes * self.per_class
+        return draw_recovery(gen, n, self.nz, self.steps, self.pad)
+
+# %% ../../nbs/recover/five.ipynb #19e1480b
+FACTS = 64   # numbers about each class
+
+NO_HEAD = ("five.told is 'head', but a teacher ({}) has no linear layer at its end: "
+           "set five.told to 'position' or 'nothing', or leave this teacher out")
+
+def head_rows(teacher: Classifier
+             ) -> torch.Tensor: # (classes, features), each of length 1
+    "What tells a class from the others in the teacher's last layer. Raises `SettingsError`."
+    rows = getattr(teacher.net.head, "weight", None)
+    require(isinstance(rows, torch.Tensor), NO_HEAD.format(teacher.arch))
+    rows = rows.detach().float().flatten(1)
+    if len(rows) == 1:        # one number for two classes
+        rows = torch.cat([-rows, rows])
+    return F.normalize(rows - rows.mean(0), dim=1)
+
+def facts(told: str,            # of FIveSettings, not 'nothing'
+          teacher: Classifier
+         ) -> torch.Tensor:     # (classes, FACTS)
+    "What a generator is told about each class of a teacher. Raises `SettingsError`."
+    if told == "position":
+        gens = [rng("position", c) for c in range(teacher.n_classes)]
+        return torch.stack([torch.randn(FACTS, generator=gen) for gen in gens])
+    rows = head_rows(teacher)
+    mix = torch.randn(rows.shape[1], FACTS, generator=rng("head", rows.shape[1]))
+    return rows @ mix.to(rows)
 
 # %% ../../nbs/recover/five.ipynb #f5fa8ef6
 def adapt_generator(generator: Generator,  # the meta-generator; not changed
@@ -66,9 +98,10 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
     "Recover images from one teacher in `s.steps` steps (FREE, inner loop of FIve)."
     g = deepcopy(generator)
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
+    about = None if s.told == "nothing" else facts(s.told, teacher).to(y.device)[y]
     grads = [torch.zeros_like(p) for p in g.parameters()]
     loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
-                         s.flip, s.pad, s.edge, s.decode)
+                         s.flip, s.pad, s.edge, s.decode, about)
     for step, (x, terms) in enumerate(loop):
         if watch:
             watch(step, x, terms)
@@ -93,8 +126,10 @@ class FIve(Recover):
 
     def __init__(self, s: FIveSettings, given):
         super().__init__(s, given)
+        told = 0 if s.told == "nothing" else FACTS
         with fork_seed(given.seed, "meta-generator"):
-            generator = Generator(s.nz, s.ngf, up_to_4(given.size), given.channels, half(s, given))
+            generator = Generator(s.nz, s.ngf, up_to_4(given.size), given.channels,
+                                  half(s, given), told)
         self.generator = generator.to(given.device)
         self.new_optimizer()
 

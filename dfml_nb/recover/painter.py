@@ -38,7 +38,8 @@ class Generator(nn.Module):
                  ngf: int = 64,      # channels of the last hidden layer; twice as many before
                  size: int = 32,     # side of the image in pixels, divisible by 4
                  channels: int = 3,  # of the image
-                 half=False):        # multiply in bfloat16; weights and images stay float32
+                 half=False,         # multiply in bfloat16; weights and images stay float32
+                 told: int = 0):     # numbers that it is told of each image, besides its noise
         super().__init__()
         require(size % 4 == 0, "the generator doubles its side twice: "
                 f"size must be divisible by 4, not {size}")
@@ -53,9 +54,12 @@ class Generator(nn.Module):
         self.up2 = UpConv(wide, ngf)
         self.norm2 = nn.BatchNorm2d(ngf)
         self.paint = nn.Conv2d(ngf, channels, 3, padding=1)
+        self.tell = nn.Linear(told, nz, bias=False) if told else None
 
-    def forward(self, z):
+    def forward(self, z, about=None): # about: (B, told), where it is told anything
         with torch.autocast(z.device.type, torch.bfloat16) if self.half else nullcontext():
+            if self.tell is not None:
+                z = z + self.tell(about.to(z))
             h = channels_last(self.start(z).unflatten(1, (-1, self.side, self.side)))
             h = self.norm0(h)
             h = F.leaky_relu(self.norm1(self.up1(h)), .2)
