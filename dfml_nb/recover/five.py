@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import fork_seed, require, rng
+from ..core import fork_seed, rng
 from ..nets import Classifier
 from ..parts import RECOVER, Count, Positive, Recover, Settings, Whole, part
 from ..ranks import share
 from .generator import Decode, adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
-from .painter import Generator, has_bfloat16
+from .painter import FACTS, Generator, facts, has_bfloat16
 from .views import Edge
 
 # %% ../../nbs/recover/five.ipynb #dfa812da
@@ -60,33 +59,6 @@ class FIveSettings(Settings):
         n = teacher.n_classes * self.per_class
         return draw_recovery(gen, n, self.nz, self.steps, self.pad)
 
-# %% ../../nbs/recover/five.ipynb #19e1480b
-FACTS = 64   # numbers about each class
-
-NO_HEAD = ("five.told is 'head', but a teacher ({}) has no linear layer at its end: "
-           "set five.told to 'position' or 'nothing', or leave this teacher out")
-
-def head_rows(teacher: Classifier
-             ) -> torch.Tensor: # (classes, features), each of length 1
-    "What tells a class from the others in the teacher's last layer. Raises `SettingsError`."
-    rows = getattr(teacher.net.head, "weight", None)
-    require(isinstance(rows, torch.Tensor), NO_HEAD.format(teacher.arch))
-    rows = rows.detach().float().flatten(1)
-    if len(rows) == 1:        # one number for two classes
-        rows = torch.cat([-rows, rows])
-    return F.normalize(rows - rows.mean(0), dim=1)
-
-def facts(told: str,            # of FIveSettings, not 'nothing'
-          teacher: Classifier
-         ) -> torch.Tensor:     # (classes, FACTS)
-    "What a generator is told about each class of a teacher. Raises `SettingsError`."
-    if told == "position":
-        gens = [rng("position", c) for c in range(teacher.n_classes)]
-        return torch.stack([torch.randn(FACTS, generator=gen) for gen in gens])
-    rows = head_rows(teacher)
-    mix = torch.randn(rows.shape[1], FACTS, generator=rng("head", rows.shape[1]))
-    return rows @ mix.to(rows)
-
 # %% ../../nbs/recover/five.ipynb #f5fa8ef6
 def adapt_generator(generator: Generator,  # the meta-generator; not changed
                     teacher: Classifier,   # frozen
@@ -98,7 +70,7 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
     "Recover images from one teacher in `s.steps` steps (FREE, inner loop of FIve)."
     g = deepcopy(generator)
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
-    about = None if s.told == "nothing" else facts(s.told, teacher).to(y.device)[y]
+    about = None if s.told == "nothing" else facts(teacher, s.told).to(y.device)[y]
     grads = [torch.zeros_like(p) for p in g.parameters()]
     loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
                          s.flip, s.pad, s.edge, s.decode, about)

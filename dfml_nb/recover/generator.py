@@ -72,9 +72,7 @@ def recover_steps(generator: Generator,    # its weights are changed
             yield x.detach(), values
         opt.step()
     if decode == "after":
-        with torch.no_grad():
-            x = generator(z, about)
-        yield x, values
+        yield generator(z, about).detach(), values
 
 # %% ../../nbs/recover/generator.ipynb #80c6f15b
 def up_to_4(size: int # side of a teacher's images
