@@ -21,13 +21,13 @@ from ..ranks import share
 from .generator import Decode, adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
-from .painter import Generator, has_bfloat16
+from .painter import FACTS, Generator, facts, has_bfloat16
 from .views import Edge
 
 # %% ../../nbs/recover/five.ipynb #dfa812da
 @dataclass
 class FIveSettings(Settings):
-    "Settings of FIve; released numbers, except `meta_grad`, `persistent`, `terms`."
+    "Settings of FIve; as released, except `meta_grad`, `persistent`, `terms`."
     steps: Count = 5           # k, gradient steps for each teacher
     per_class: Count = 20      # images of each class
     lr: Positive = 1e-3        # inner Adam, weights of the generator
@@ -38,7 +38,10 @@ class FIveSettings(Settings):
     # gradient that trains the meta-generator: the mean over 'all' inner steps
     # (Fast-Datafree), or that of the 'last' one (released FREE)
     meta_grad: Literal["last", "all"] = "all"
-    persistent: bool = True    # keep the outer optimiser's moments from step to step
+    persistent: bool = True    # keep the outer optimiser's moments
+    # what the generator knows of a class, besides noise: its 'position' among
+    # the teacher's outputs, or the row of the teacher's 'head'
+    told: Literal["nothing", "position", "head"] = "nothing"
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
@@ -52,9 +55,10 @@ class FIveSettings(Settings):
 
     def draw(self, teacher: Classifier,
              gen                # torch.Generator on the CPU
-            ) -> tuple:         # (noise (images, nz), list of shifts, one a step)
+            ) -> tuple: # (noise (images, nz), list of shifts, one a step)
         "The randomness of one recovery from `teacher`."
-        return draw_recovery(gen, teacher.n_classes * self.per_class, self.nz, self.steps, self.pad)
+        n = teacher.n_classes * self.per_class
+        return draw_recovery(gen, n, self.nz, self.steps, self.pad)
 
 # %% ../../nbs/recover/five.ipynb #f5fa8ef6
 def adapt_generator(generator: Generator,  # the meta-generator; not changed
@@ -67,9 +71,10 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
     "Recover images from one teacher in `s.steps` steps (FREE, inner loop of FIve)."
     g = deepcopy(generator)
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
+    about = None if s.told == "nothing" else facts(teacher, s.told).to(y.device)[y]
     grads = [torch.zeros_like(p) for p in g.parameters()]
     loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
-                         s.flip, s.pad, s.edge, s.decode)
+                         s.flip, s.pad, s.edge, s.decode, about)
     for step, (x, terms) in enumerate(loop):
         if watch:
             watch(step, x, terms)
@@ -94,8 +99,10 @@ class FIve(Recover):
 
     def __init__(self, s: FIveSettings, given):
         super().__init__(s, given)
+        told = 0 if s.told == "nothing" else FACTS
         with fork_seed(given.seed, "meta-generator"):
-            generator = Generator(s.nz, s.ngf, up_to_4(given.size), given.channels, half(s, given))
+            generator = Generator(s.nz, s.ngf, up_to_4(given.size), given.channels,
+                                  half(s, given), told)
         self.generator = generator.to(given.device)
         self.new_optimizer()
 

@@ -26,7 +26,7 @@ from ..parts import NotNegative, Settings
 class Task:
     "A task recovered from one teacher."
     x: torch.Tensor       # (N, C, H, W), float32 in [0, 1]
-    y: torch.Tensor       # (N,), int64 in 0..classes-1: the teacher's own labels
+    y: torch.Tensor       # (N,), int64 in 0..classes-1: the teacher's labels
     classes: list         # global key of each label, as from `Pool.class_keys`
     teacher: int = 0      # the teacher's place in the pool
 
@@ -131,7 +131,8 @@ class TermWeights(Settings):
     "Weights of the inversion terms; a term of weight 0 is not computed."
     label: NotNegative = 1.   # cross-entropy of the wanted class
     bn: NotNegative = .1      # batch-norm statistics
-    adv: NotNegative = 1.     # boundary between teacher and student, if there is a student
+    # boundary between teacher and student, if there is a student
+    adv: NotNegative = 1.
     tv: NotNegative = 0.      # total variation
     norm: NotNegative = 0.    # size of the pixels
     # divergence in the boundary term, see `boundary_loss`

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import require
-from ..nets import channels_last
+from ..core import require, rng
+from ..nets import Classifier, channels_last
 
 # %% ../../nbs/recover/painter.ipynb #3682b3c9
 class UpConv(nn.Module):
@@ -38,7 +38,8 @@ class Generator(nn.Module):
                  ngf: int = 64,      # channels of the last hidden layer; twice as many before
                  size: int = 32,     # side of the image in pixels, divisible by 4
                  channels: int = 3,  # of the image
-                 half=False):        # multiply in bfloat16; weights and images stay float32
+                 half=False,         # multiply in bfloat16; weights and images stay float32
+                 told: int = 0):     # numbers that it is told of each image, besides its noise
         super().__init__()
         require(size % 4 == 0, "the generator doubles its side twice: "
                 f"size must be divisible by 4, not {size}")
@@ -53,9 +54,12 @@ class Generator(nn.Module):
         self.up2 = UpConv(wide, ngf)
         self.norm2 = nn.BatchNorm2d(ngf)
         self.paint = nn.Conv2d(ngf, channels, 3, padding=1)
+        self.tell = nn.Linear(told, nz, bias=False) if told else None
 
-    def forward(self, z):
+    def forward(self, z, about=None): # about: (B, told), where it is told anything
         with torch.autocast(z.device.type, torch.bfloat16) if self.half else nullcontext():
+            if self.tell is not None:
+                z = z + self.tell(about.to(z))
             h = channels_last(self.start(z).unflatten(1, (-1, self.side, self.side)))
             h = self.norm0(h)
             h = F.leaky_relu(self.norm1(self.up1(h)), .2)
@@ -72,3 +76,30 @@ def has_bfloat16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in about or "amx_bf16" in about
+
+# %% ../../nbs/recover/painter.ipynb #c4735d27
+FACTS = 64   # numbers about each class
+
+NO_HEAD = ("five.told is 'head', but a teacher ({}) has no linear layer at its end: "
+           "set five.told to 'position' or 'nothing', or leave this teacher out")
+
+def head_rows(teacher: Classifier
+             ) -> torch.Tensor: # (classes, features), each of length 1
+    "What tells a class from the others in the teacher's last layer. Raises `SettingsError`."
+    rows = getattr(teacher.net.head, "weight", None)
+    require(isinstance(rows, torch.Tensor), NO_HEAD.format(teacher.arch))
+    rows = rows.detach().float().flatten(1)
+    if len(rows) == 1:        # one number for two classes
+        rows = torch.cat([-rows, rows])
+    return F.normalize(rows - rows.mean(0), dim=1)
+
+def facts(teacher: Classifier,
+          told: str             # 'position' or 'head'
+         ) -> torch.Tensor:     # (classes, FACTS)
+    "What a generator is told about each class of a teacher. Raises `SettingsError`."
+    if told == "position":
+        gens = [rng("position", c) for c in range(teacher.n_classes)]
+        return torch.stack([torch.randn(FACTS, generator=gen) for gen in gens])
+    rows = head_rows(teacher)
+    mix = torch.randn(rows.shape[1], FACTS, generator=rng("head", rows.shape[1]))
+    return rows @ mix.to(rows)
