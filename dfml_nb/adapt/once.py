@@ -12,28 +12,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from .classifier import FewShotClassifier
-from .layers import own_layers
+from .inputs import as_images
+from .layers import full_precision, own_layers
 from ..core import progress, rng
 from ..nets import Classifier, batch_norms, freeze
 from ..splits import Split
 from ..workers import each
 
 # %% ../../nbs/adapt/once.ipynb #0ce00007
-def seer(model: Classifier      # not changed
-        ) -> FewShotClassifier: # whose `features` are the model's, with its own statistics
-    "A model that looks at pictures as an adapted one does."
-    own = own_layers(model)
-    return FewShotClassifier(own, dict(own.named_parameters()), dict(own.named_buffers()), 2)
+@torch.no_grad()
+def features_of(own: Classifier, # in layers of its own, in evaluation mode
+                x                # images (B, C, H, W) in [0, 1]
+               ) -> torch.Tensor: # (B, D)
+    "What an adapted model would see, with its own statistics."
+    with full_precision(own):
+        return own.features(as_images(own, x))
 
 def unmoved(model: Classifier,
             shape: tuple # of an image, (C, H, W)
            ) -> bool:
     "Whether the features of an image are the same in another batch."
     x = torch.rand(6, *shape, generator=rng("unmoved")).to(model.mean)
-    see = seer(model)
-    first = see.features(x[[0, 1, 2, 3]])[:2]
-    again = see.features(x[[0, 1, 4, 5]])[:2]
+    own = own_layers(model).eval()
+    first = features_of(own, x[[0, 1, 2, 3]])[:2]
+    again = features_of(own, x[[0, 1, 4, 5]])[:2]
     return bool((first - again).abs().max() <= 1e-5 * first.abs().max())
 
 def statistics_asked(adapt # as in sees_alone
@@ -78,12 +80,12 @@ def given(f # features (B, D)
     n = f.shape[1]
     return freeze(Classifier(Given(n), (0.,) * n, (1.,) * n, None, n)).to(f)
 
-def look(see: FewShotClassifier, # of seer
+def look(own: Classifier,  # as in features_of
          split: Split, device,
-         idx                     # of some images
-        ) -> torch.Tensor:       # (B, D, 1, 1), on the device
+         idx               # of some images
+        ) -> torch.Tensor: # (B, D, 1, 1), on the device
     "The features of some images."
-    return see.features(split.x(idx).to(device))[..., None, None]
+    return features_of(own, split.x(idx).to(device))[..., None, None]
 
 # %% ../../nbs/adapt/once.ipynb #0ce0000e
 class EmbeddedSplit(Split):
@@ -97,7 +99,7 @@ class EmbeddedSplit(Split):
         self.source = split
         self.device = device
         self.batch = batch
-        self.look = partial(look, seer(model), split, device)
+        self.look = partial(look, own_layers(model).eval(), split, device)
         first = self.look([0])
         super().__init__(split.name, first[:0], split.labels, split.classes)
         self.row = np.full(len(split), -1)      # of an image among those that were seen
