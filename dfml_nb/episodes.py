@@ -122,6 +122,14 @@ class Episodes:
         if not -self.n <= i < self.n: raise IndexError(f"episode {i} of {self.n}")
         return sample_episode(self.split, self.way, self.shot, self.query, self.seed, i % self.n)
 
+    def images(self) -> np.ndarray: # int64, ascending
+        "Indices of all images that occur in them."
+        found = set()
+        for i in range(self.n):
+            drawn = episode_indices(self.split, self.way, self.shot, self.query, self.seed, i)
+            found.update(*drawn[1], *drawn[2])
+        return np.array(sorted(found), dtype=np.int64)
+
 # %% ../nbs/episodes.ipynb #e8266ea1
 def episodes(split: Split,     # as in episode_indices
              way: int,         # classes
@@ -129,6 +137,6 @@ def episodes(split: Split,     # as in episode_indices
              query: int = 15,  # query images a class
              n: int = 600,     # how many episodes
              seed: int = 0     # another seed, other episodes
-            ) -> Episodes: # len, index, slice, iterate
+            ) -> Episodes: # len, index, slice, iterate; images(): which occur in them
     "The i-th depends on (data set, split, way, shot, seed, i) alone. Raises `EpisodeError`."
     return Episodes(split, way, shot, query, n, seed)

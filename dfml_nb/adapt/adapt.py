@@ -25,6 +25,13 @@ def takes_many(adapt): # function (model, x, y, way) → FewShotClassifier
     adapt.takes_many = True
     return adapt
 
+def on_features(statistics: str): # whose, unless it is told: 'own' or 'support'
+    "Mark an adaptation that leaves the network as it is and compares its features."
+    def mark(adapt):
+        adapt.statistics = statistics
+        return adapt
+    return mark
+
 # %% ../../nbs/adapt/adapt.ipynb #51715e62
 def check_way(model: Classifier, way: int): # classes of the task
     "Raises `EpisodeError` if the model's head has too few outputs for the task."
@@ -86,6 +93,7 @@ def class_means(f,        # features (N, D)
     return torch.stack([f[y == k].mean(0) for k in range(way)])
 
 # %% ../../nbs/adapt/adapt.ipynb #33057e9d
+@on_features("support")
 @takes_many
 @adaptation
 @torch.no_grad()
@@ -105,6 +113,7 @@ def nearest_centroid(model: Classifier,  # the embedding; not changed
     return clf
 
 # %% ../../nbs/adapt/adapt.ipynb #7a3ab2f5
+@on_features("own")
 @takes_many
 @adaptation
 @torch.no_grad()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .adapt import HEADED, get_adapter
-from .evaluate import embedded, evaluate, select
+from .adapt import get_adapter
+from .evaluate import evaluate, select
 from ..core import device_name, versions
 from ..cores import computing
 from ..learn.training import read_model
@@ -39,7 +39,7 @@ class Judge:
         self.data = data
         self.how = how
         self.fixed = dict(way=way, query=query, seed=seed, device=self.device, quiet=quiet)
-        self.seen = {}                # name of a split → what a frozen pool says to its images
+        self.seen = {}                # see `evaluate`
 
     def rows(self, model, # to be tested
              split,       # of the data set
@@ -47,11 +47,7 @@ class Judge:
             ) -> list:    # rows
         "Rows of `evaluate`."
         adapt = get_adapter(self.how)
-        if self.how not in HEADED and getattr(model.net, "own_statistics", False):
-            if split.name not in self.seen:
-                self.seen[split.name] = embedded(model, split, self.device)
-            model, split = self.seen[split.name]
-        return evaluate(model, adapt, split, **self.fixed, **kw)
+        return evaluate(model, adapt, split, **self.fixed, seen=self.seen, **kw)
 
 # %% ../../nbs/adapt/testing.ipynb #b9cb7822
 @patch
