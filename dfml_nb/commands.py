@@ -309,16 +309,17 @@ def parse_value(text: str): # number, true, false, list, or the text itself
 def train(*,
           pool: str,              # folder of the pool
           out: str,               # run folder; the same command goes on where it stopped
-          # the method: free, purer, pool_distill, tgr, bidf_mkd, dro, ota, average, teacher,
-          # pool_centroid, random, maml_oracle, distill_oracle
+          # the method: free, purer, pool_distill, tgr, bidf_mkd, tdr, dro, ota, average,
+          # teacher, pool_centroid, random, maml_oracle, distill_oracle
           recipe: str = "free",
           # exchange how tasks are recovered: five, generator, pixels, dynamic, black_box,
           # drawn, real, or none
           recover: str = None,
-          # exchange what is learned from them: bell, replay, maml, igr, bilevel, match, dro,
-          # average, ota, teacher, pool_centroid, several separated by commas, or none
+          # exchange what is learned from them: bell, replay, maml, igr, bilevel, prototypes,
+          # interpolate, match, dro, average, ota, teacher, pool_centroid, several separated by
+          # commas, or none
           learn: list[str] = None,
-          # exchange how teachers are drawn: random, up_to, all_once, groups, or none
+          # exchange how teachers are drawn: random, up_to, all_once, groups, policy, or none
           draw: str = None,
           shot: int = 1,          # support images a class in training episodes
           budget: Budget = "cpu", # how much is computed
