@@ -25,8 +25,8 @@ def pretrain(*,
              root: str = None,
              size: int = None,       # side in pixels to bring images to; needed if not square
              channels: int = None,   # 1: images in grey, 3: in colour; default: as they are
-             # conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME, timm:NAME, or with
-             # --factory any name
+             # conv4, conv4_pool, resnet10, resnet18, resnet50, vit, torchvision:NAME,
+             # timm:NAME, or with --factory any name
              arch: str = "conv4",
              factory: str = None,    # of a network of one's own: MODULE:FUNCTION
              models: int = None,     # number of teachers; default: the budget's
@@ -89,8 +89,8 @@ def accuracies(pool) -> str:
 def import_files(files: str,       # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
                  *,
                  out: str,         # folder of the pool; models already there are kept
-                 # of all files: conv4, resnet10, resnet18, resnet50, vit, torchvision:NAME,
-                 # timm:NAME, hf:FOLDER, or with --factory any name
+                 # of all files: conv4, conv4_pool, resnet10, resnet18, resnet50, vit,
+                 # torchvision:NAME, timm:NAME, hf:FOLDER, or with --factory any name
                  arch: str,
                  size: int,        # side of their input images in pixels
                  # of their normalisation, one number a channel, for images in [0, 1],
@@ -309,16 +309,17 @@ def parse_value(text: str): # number, true, false, list, or the text itself
 def train(*,
           pool: str,              # folder of the pool
           out: str,               # run folder; the same command goes on where it stopped
-          # the method: free, purer, pool_distill, tgr, bidf_mkd, dro, ota, average, teacher,
-          # pool_centroid, random, maml_oracle, distill_oracle
+          # the method: free, purer, pool_distill, tgr, bidf_mkd, tdr, dro, ota, average,
+          # teacher, pool_centroid, random, maml_oracle, distill_oracle
           recipe: str = "free",
           # exchange how tasks are recovered: five, generator, pixels, dynamic, black_box,
           # drawn, real, or none
           recover: str = None,
-          # exchange what is learned from them: bell, replay, maml, igr, bilevel, match, dro,
-          # average, ota, teacher, pool_centroid, several separated by commas, or none
+          # exchange what is learned from them: bell, replay, maml, igr, bilevel, prototypes,
+          # interpolate, match, dro, average, ota, teacher, pool_centroid, several separated by
+          # commas, or none
           learn: list[str] = None,
-          # exchange how teachers are drawn: random, up_to, all_once, groups, or none
+          # exchange how teachers are drawn: random, up_to, all_once, groups, policy, or none
           draw: str = None,
           shot: int = 1,          # support images a class in training episodes
           budget: Budget = "cpu", # how much is computed

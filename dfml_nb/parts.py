@@ -198,3 +198,6 @@ class Draw(Part):
     def places(self, i: int) -> list:
         "Places in the pool, for step `i`."
         raise NotImplementedError
+
+    def hear(self, row: dict): # the step's figures, to which it may add
+        "Learn from a step that is done; most parts need not."

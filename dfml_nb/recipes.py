@@ -41,8 +41,11 @@ import dfml_nb.learn.bilevel
 import dfml_nb.learn.dro
 import dfml_nb.learn.fusion
 import dfml_nb.learn.igr
+import dfml_nb.learn.interpolate
 import dfml_nb.learn.maml
 import dfml_nb.learn.match
+import dfml_nb.learn.policy
+import dfml_nb.learn.prototypes
 import dfml_nb.recover.black_box
 import dfml_nb.recover.drawn
 import dfml_nb.recover.dynamic
@@ -121,6 +124,14 @@ RECIPES = dict(
         budgets=dict(cpu={"outer_steps": 20, "replay.patience": 20, "replay.max_batches": 30},
                      demo={"outer_steps": 4, "replay.patience": 8, "replay.episodes": 4},
                      smoke={"outer_steps": 2, "replay.query": 2, "replay.max_batches": 1})),
+    tdr=Recipe(
+        "task-distributionally robust DFML: interpolated memory, a draw that learns whom to trust",
+        recover="generator", learn=["prototypes", "interpolate"], adapt="centroid",
+        draw="policy",
+        settings={"outer_steps": 5000, "memory": 600, "student": "none"},
+        budgets=dict(cpu={"outer_steps": 60},
+                     demo={"outer_steps": 10, "teachers": 2},
+                     smoke={"outer_steps": 2, "teachers": 2, "interpolate.query": 1})),
     dro=Recipe(
         "DRO: a hyper-network from task embeddings to weights",
         learn=["dro"], draw="none",

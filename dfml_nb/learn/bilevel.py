@@ -27,7 +27,8 @@ class BilevelSettings(Settings):
     steps: Whole = 10          # inner steps
     lr: Positive = .01         # inner step size, plain gradient descent
     second_order: bool = True  # differentiate through the inner loop
-    warmup: Whole = 20         # first steps, in which query sets know no boundary
+    # first steps, in which query sets know no boundary
+    warmup: Whole = 20
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted

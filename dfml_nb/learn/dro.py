@@ -157,13 +157,15 @@ class DROSettings(Settings):
     "Settings of DRO; embedding, lr, inner, gamma and val are the paper's."
     embedding: Count = 50      # length of a code
     hidden: Whole = 100        # width of the hyper-network; 0: a linear one
-    lr: Positive = .03         # of gradient ascent; lr · hidden is safe below about 4
+    # of gradient ascent; lr · hidden is safe below about 4
+    lr: Positive = .03
     inner: Count = 1           # ascents on the first set in a step
     gamma: Positive = 2.       # price of moving a code
     # fit the second set at the worst codes;
     # False: at their own (the paper's ablation)
     worst: bool = True
-    keep_inner: bool = True    # the second set's step starts where the first set's ended
+    # the second set's step starts where the first set's ended
+    keep_inner: bool = True
     teachers: Count = 4        # models of each set in one ascent
     val: Share = .2            # share of the second set
     budgets = dict(smoke={"hidden": 1, "embedding": 4, "teachers": 1})

@@ -44,11 +44,12 @@ def place_in(pool: Pool,
 @dataclass
 class TeacherSettings(Settings):
     "Settings of `teacher`."
-    place: int = -1 # in the pool; -1: drawn by the seed; -2: the one with the best accuracy
+    # in the pool; -1: drawn by the seed; -2: the one with the best accuracy
+    place: int = -1
 
 @part(LEARN, "teacher")
 class OneTeacher(Learn):
-    "One frozen model of the pool: what recovering from the whole pool has to beat."
+    "One frozen model of the pool: what recovering from all has to beat."
     Settings = TeacherSettings
     owns = True
     needs = None
@@ -179,7 +180,8 @@ def align(state: dict,  # name → tensor
 @dataclass
 class OTASettings(Settings):
     "Settings of `ota`."
-    reference: int = -1 # place of the teacher that gives the order; -1: drawn by the seed
+    # place of the teacher that gives the order; -1: drawn by the seed
+    reference: int = -1
 
 @part(LEARN, "ota")
 class OTA(Learn):
@@ -194,7 +196,8 @@ class OTA(Learn):
         self.found = dict(reference=place_in(pool, s.reference, given.seed))
         ref = pool[self.found["reference"]].net.state_dict()
         chain = CHAINS[pool.specs[0].arch]
-        mean = average_weights(align(m.net.state_dict(), ref, chain) for m in pool)
+        mean = average_weights(align(m.net.state_dict(), ref, chain)
+                               for m in pool)
         self.model = like_teachers(pool, mean, given.device)
 
     @classmethod
@@ -204,28 +207,32 @@ class OTA(Learn):
         why = same_architecture(pool)
         if why: return why
         if spec.arch not in CHAINS:
-            return ("neurons can be matched only along a plain chain of layers "
-                    f"({', '.join(CHAINS)}), and these teachers are {spec.arch}; "
+            return ("neurons can be matched only along a plain chain of "
+                    f"layers ({', '.join(CHAINS)}), and these teachers are "
+                    f"{spec.arch}; "
                     "use the recipe average")
         norm = spec.arch_args.get("norm")
         if norm == "none":
-            return ("without a norm a neuron's bias counts, and the distance between neurons "
-                    "leaves it out; use the recipe average")
+            return ("without a norm a neuron's bias counts, and the distance "
+                    "between neurons leaves it out; use the recipe average")
         if norm == "group":
-            return ("group norm ties neighbouring channels together, so these teachers' neurons "
-                    "cannot be reordered; use the recipe average")
+            return ("group norm ties neighbouring channels together, so these "
+                    "teachers' neurons cannot be reordered; use the recipe "
+                    "average")
 
 # %% ../../nbs/learn/fusion.ipynb #dbcc10f8
 @dataclass
 class PoolCentroidSettings(Settings):
     "Settings of `pool_centroid`."
-    teachers: Whole = 0        # how many are asked, in an order drawn by the seed; 0: all
-    # above 0: their probabilities at this temperature, instead of log-probabilities
+    # how many are asked, in an order drawn by the seed; 0: all
+    teachers: Whole = 0
+    # above 0: their probabilities at this temperature, not log-probabilities
     soft: NotNegative = 0.
-    # above 0: even out the log-probabilities by this power of their variance over
-    # drawn images, see whitening; with soft, both side by side
+    # above 0: even out the log-probabilities by this power of their variance
+    # over drawn images, see whitening; with soft, both side by side
     whiten: NotNegative = 0.
-    drawn: Annotated[int, Bound(least=2)] = 2000 # how many drawn images that is measured on
+    # how many drawn images that is measured on
+    drawn: Annotated[int, Bound(least=2)] = 2000
 
 # %% ../../nbs/learn/fusion.ipynb #a7026737
 def whitening(f,                  # (N, D)

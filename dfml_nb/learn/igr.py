@@ -69,9 +69,11 @@ def igr_step(model: Classifier, # the meta-model; moved
 # %% ../../nbs/learn/igr.ipynb #806fecb5
 @dataclass
 class IGRSettings(Settings):
-    "Settings of the implicit gradient regularisation; numbers from TGR's released code."
-    lam: NotNegative = 1e-3    # λ, how far aside each task's gradient is taken
-    kl: Literal["true", "released"] = "true" # divergence from the teacher, see kl_rows
+    "Settings of implicit gradient regularisation, from TGR's released code."
+    # λ, how far aside each task's gradient is taken
+    lam: NotNegative = 1e-3
+    # divergence from the teacher, see kl_rows
+    kl: Literal["true", "released"] = "true"
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted

@@ -300,6 +300,7 @@ def step(self: Trainer, i: int # number of the step
     if self.recover:
         row.update(self.recover.report())
         self.recover.hear(row)
+    self.draw.hear(row)
     return row
 
 @patch

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 
 from ..core import PoolError, require, rng
 from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole, part
-from .dynamic_set import DynamicDataset, harder_pull, inversion_pull
+from .dynamic_set import Balance, DynamicDataset, harder_pull, inversion_pull
 from .inversion import TermWeights, check_terms
 from .views import Edge
 
@@ -50,10 +50,15 @@ class Switch:
 # %% ../../nbs/recover/dynamic.ipynb #be5860db
 @dataclass
 class DynamicSettings(Settings):
-    "Settings of the dynamic data set; PURER's released numbers, unless a comment says otherwise."
-    per_class: Count = 20      # images of each class (released: 16 for one shot)
-    lr: Positive = .05         # Adam of the images, in pixel values (released: 0.25 deviations)
-    harder: NotNegative = 10.  # weight of the outer loss against one teacher's inversion loss
+    "Settings of the dynamic data set; PURER's released numbers, unless noted."
+    per_class: Count = 20      # images of a class (released: 16 for one shot)
+    # Adam of the images, in pixel values (released: 0.25 deviations)
+    lr: Positive = .05
+    # weight of the outer loss, against teachers that weigh what balance says
+    harder: NotNegative = 10.
+    # weights of the teachers' inversion losses: 1 of each ('equal');
+    # n, ..., 1 of n teachers ('released'); or the mean of these ('mean')
+    balance: Balance = "equal"
     patience: Count = 6        # of the switch
     curriculum: bool = True    # False: the switch stays off
     flip: bool = True          # mirror half of the views (released: no)
@@ -114,7 +119,7 @@ def tasks(self: Dynamic, places, key, student=None):
     keys = [self.given.pool.class_keys(j) for j in places]
     teachers = self.teachers(places)
     terms = inversion_pull(self.store, teachers, keys, s.terms, rng(*key), s.flip, s.pad,
-                           s.edge)
+                           s.edge, s.balance)
     check = dict(terms)
     if self.open:
         learn = self.given.outer
