@@ -44,6 +44,7 @@ Share = Annotated[float, Bound(least=0, most=1)]
 class Settings:
     "What the settings of every part have in common; a subclass is a data class."
     budgets = {}             # name of a budget → what it changes, by dotted name
+    data_free = True         # whether a part that is set so uses no real image
 
     def check(self, owner: str = ""): # put before each name, for example 'five.'
         "Raises `SettingsError` that names the first setting which cannot be right."

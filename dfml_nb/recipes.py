@@ -354,7 +354,10 @@ def config(self: DataFreeMetaLearner) -> dict:
 @patch(as_prop=True)
 def data_free(self: DataFreeMetaLearner) -> bool:
     "Whether no real image is used."
-    return is_data_free(self.names["recover"])
+    names = self.names["draw"], self.names["recover"], *self.names["learn"]
+    settings = [getattr(self.settings, name, None) for name in names if name]
+    return (is_data_free(self.names["recover"])
+            and all(s.data_free for s in settings if s))
 
 @patch
 def why_not(self: DataFreeMetaLearner, pool: Pool) -> str: # None if it can

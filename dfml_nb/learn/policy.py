@@ -91,6 +91,11 @@ class PolicySettings(Settings):
     root: str = ""             # folder of the data sets; '': see `data_root`
     budgets = dict(smoke=dict(tasks=1, query=3))
 
+    @property
+    def data_free(self) -> bool:
+        "Whether no real image is looked at."
+        return self.reward != "val"
+
 # %% ../../nbs/learn/policy.ipynb #5d1b0013
 def val_splits(s: PolicySettings,
                pool     # of teachers
