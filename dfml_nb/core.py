@@ -73,10 +73,13 @@ def seed_everything(seed: int): # any integer
     torch.manual_seed(seed)
 
 # %% ../nbs/core.ipynb #a0c8efba
+one_thread = threading.RLock()  # of whoever uses what the whole process has one of
+
+# %% ../nbs/core.ipynb #a0c8efbb
 @contextlib.contextmanager
 def fork_seed(*parts): # what this randomness is for, as in rng
     "Seeds PyTorch's global CPU generator by `parts` for a block; afterwards it is as before."
-    with torch.random.fork_rng(devices=[]):
+    with one_thread, torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_seed(*parts))
         yield
 
@@ -246,6 +249,8 @@ def load_json(path,          # the file to read
               error=RunError # the error to raise
              ):              # what the file holds
     "Read JSON; raises `error` if the file is missing, too long, or is no JSON."
+    ordinary = os.path.isfile(path) or not os.path.lexists(path)
+    require(ordinary, f"{path} is no ordinary file: take it away", error)
     try:
         with open(path, "rb") as f:
             data = f.read(LONGEST + 1)
@@ -254,6 +259,8 @@ def load_json(path,          # the file to read
         return parse_json(data)
     except FileNotFoundError as e:
         raise error(f"{path} does not exist") from e
+    except OSError as e:
+        raise error(f"{path} cannot be read ({e})") from e
     except (ValueError, RecursionError) as e:
         raise error(f"{path} is not valid JSON ({e})") from e
 

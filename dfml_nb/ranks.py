@@ -172,12 +172,14 @@ def agree(**facts): # plain values: what this rank is about to compute, from wha
     "Raises `SettingsError` on all ranks unless all of them say the same."
     said = share(lambda r: facts, range(n_ranks()))
     for r, theirs in enumerate(said):
-        other = [k for k in facts if theirs.get(k) != said[0].get(k)]
+        other = [k for k in {**said[0], **theirs} if theirs.get(k) != said[0].get(k)]
         require(not other, f"process {r} of this job has another {' and another '.join(other)} "
                 "than process 0: start all of them with the same command, folders and versions")
 
-def surroundings() -> dict: # plain values
+def surroundings(device="cpu"  # on which is computed
+                ) -> dict:     # plain values
     "What else the last digit of a sum depends on: versions, kind of processor, threads."
     return dict(versions=versions(), threads=torch.get_num_threads(),
+                device=torch.device(device).type,
                 processor=torch.backends.cpu.get_cpu_capability(),
                 precision=f"{torch.get_default_dtype()}, {torch.get_float32_matmul_precision()}")

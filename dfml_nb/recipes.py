@@ -25,7 +25,7 @@ from .core import Clock, PoolError, RunError, device_name, pick_device, require,
 from .cores import computing
 from .learn.together import Together
 from .learn.trainer import Trainer, compose
-from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, circumstances,
+from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots,
                                     read_model, resume, run_steps, save_model, working_in)
 from .parts import DRAW, LEARN, RECOVER, find_part
 from .pool.pool import Pool
@@ -393,7 +393,7 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
         pool = Pool(pool)
     why = self.why_not(pool)
     require(not why, f"{self.recipe} cannot run on this pool: {why}", PoolError)
-    agree(pool=pool.digest(), settings=self.config, **surroundings())
+    agree(pool=pool.digest(), settings=self.config, **surroundings(self.device))
     with working_in(run, self.device) as folder:
         trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
         silent = quiet or not trainer.steps or rank() > 0
@@ -412,7 +412,7 @@ def _fit_in(self: DataFreeMetaLearner, folder, trainer, callbacks, quiet): # wha
         asked = dict(self.config, pool=pool.digest(), pool_summary=pool.summary())
         if trainer.recover and trainer.recover.reads:
             asked["data"] = trainer.recover.reads
-        folder.create(asked, begun=circumstances(self.device))
+        folder.create(asked, begun=surroundings(self.device))
     first = resume(trainer, folder)
     if 0 < first < trainer.steps and writes and not quiet:
         print(f"{folder.path}: going on after step {first} of {trainer.steps}", file=sys.stderr)

@@ -11,13 +11,14 @@ import json
 import os
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import torch
 from fastcore.basics import patch
 
 from .claims import claimed, same_threads, sweep
-from .core import RunError, atomic_write, plain, require, save_json, to_disk
+from .core import RunError, atomic_write, load_json, plain, require, save_json, to_disk
 
 # %% ../nbs/runs.ipynb #8f7061da
 class RunFolder:
@@ -44,14 +45,12 @@ class RunFolder:
 @patch(as_prop=True)
 def config(self: RunFolder) -> dict: # as it was given to create
     "What was asked. Raises `RunError` if that cannot be read."
-    file = self.config_file
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise RunError(f"{file} cannot be read ({e}): delete {self.path}, "
-                       "or choose another folder") from e
+        found = load_json(self.config_file)
+    except RunError as e:
+        raise RunError(f"{e}: delete {self.path}, or choose another folder") from e
     require(isinstance(found, dict),
-            f"{file} was not written by this program: choose another folder", RunError)
+            f"{self.config_file} was not written by this program: choose another folder", RunError)
     return found
 
 # %% ../nbs/runs.ipynb #0e5c1a14
@@ -105,6 +104,10 @@ def check_exists(self: RunFolder):
                    "or give another folder, and type the same command again", RunError)
 
 # %% ../nbs/runs.ipynb #0e5c1a18
+LINE = 2**20     # characters of a row, at most
+LOG = 2**32      # bytes of a log
+
+# %% ../nbs/runs.ipynb #0e5c1a2a
 @patch
 def log(self: RunFolder, **row): # one event, which becomes one JSON line
     "Append a line to `log.jsonl`. Raises `RunError`."
@@ -130,10 +133,13 @@ def cut(self: RunFolder, first: int): # a step
 @patch
 def _lines(self: RunFolder) -> list: # of (row, the line that it stands in)
     if not self.log_file.exists(): return []
+    usable = self.log_file.is_file() and self.log_file.stat().st_size <= LOG
+    require(usable, f"{self.log_file} cannot be read, for it is no ordinary file, or longer than "
+                    f"{LOG >> 30} GB: delete it", RunError)
     found = []
     try:
         with open(self.log_file, encoding="utf-8", errors="replace") as f:
-            for line in f:
+            for line in iter(partial(f.readline, LINE), ""):
                 row = _row(line)
                 if row:
                     found.append((row, line))
@@ -149,10 +155,14 @@ def _row(line: str) -> dict: # None if it is no row
     return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 # %% ../nbs/runs.ipynb #0e5c1a20
+CHECKPOINT = "checkpoint_{:08d}.pt"   # of a step
+
+# %% ../nbs/runs.ipynb #0e5c1a2b
 @patch
 def checkpoints(self: RunFolder) -> list: # of paths
     "Files of the checkpoints, newest first."
-    return sorted(self.path.glob("checkpoint_*.pt"), reverse=True)
+    files = [f for f in self.path.glob("checkpoint_*.pt") if f.is_file()]
+    return sorted(files, reverse=True)
 
 @patch
 def save(self: RunFolder,
@@ -163,7 +173,7 @@ def save(self: RunFolder,
     self.check_exists()
     with contextlib.suppress(OSError):
         to_disk(self.log_file) # a checkpoint must not outlive the rows before it
-    new = self.path/f"checkpoint_{step:08d}.pt"
+    new = self.path/CHECKPOINT.format(step)
     atomic_write(new, lambda part: torch.save(dict(state, step=step), part))
     kept = [f for f in self.checkpoints() if f <= new][:self.keep]
     for f in set(self.checkpoints()) - set(kept):
@@ -190,8 +200,9 @@ def latest(self: RunFolder) -> dict: # the state that was saved, with its step; 
 
 def _read_checkpoint(file: Path) -> dict:
     with zipfile.ZipFile(file) as z:
-        require(z.testzip() is None, "wrong checksum", RunError)
+        plain = all(part.compress_type == zipfile.ZIP_STORED for part in z.infolist())
+        require(plain and z.testzip() is None, "wrong checksum", RunError)
     state = torch.load(file, map_location="cpu", weights_only=True)
-    whole = isinstance(state, dict) and type(state.get("step")) is int
-    require(whole, "no checkpoint", RunError)
+    step = state.get("step") if isinstance(state, dict) else None
+    require(type(step) is int and file.name == CHECKPOINT.format(step), "no checkpoint", RunError)
     return state

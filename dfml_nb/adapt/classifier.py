@@ -72,15 +72,25 @@ def batch_statistics(model: Classifier, # any; not changed
     return statistics_of(own_layers(model), w, x)
 
 # %% ../../nbs/adapt/classifier.ipynb #07f10001
-def finite(scores: torch.Tensor # (..., classes)
-          ) -> torch.Tensor:    # the same
+ILL = ("NaN or infinite: the model, or a teacher in it, cannot be used. Look at the pool with "
+       "`dfml check` and `dfml screen`, leave that teacher out, and train again")
+
+def finite(scores: torch.Tensor, # (..., classes)
+           what="scores"         # in words
+          ) -> torch.Tensor:     # the same
     "Scores that are an answer: the largest of NaN would be class 0. Raises `RunError`."
     bad = ~scores.isfinite().all(-1)
-    require(not bad.any(),
-            f"the scores of {int(bad.sum())} of {bad.numel()} images are NaN or infinite: the "
-            "model, or a teacher in it, cannot be used. Look at the pool with `dfml check` and "
-            "`dfml screen`, leave that teacher out, and train again", RunError)
+    require(not bad.any(), f"the {what} of {int(bad.sum())} of {bad.numel()} images are {ILL}",
+            RunError)
     return scores
+
+def in_range(buffers: dict # name → tensor
+            ) -> dict:     # the same
+    "Statistics that one may divide by: by infinity, all becomes zero. Raises `RunError`."
+    sound = [v.isfinite().all() for v in buffers.values()]
+    require(not sound or torch.stack(sound).all(), f"statistics of its batch norm are {ILL}",
+            RunError)
+    return buffers
 
 # %% ../../nbs/adapt/classifier.ipynb #bddae6d7
 class FewShotClassifier:
@@ -93,7 +103,7 @@ class FewShotClassifier:
                  classes=None):             # their names, or numbers, sorted; None: 0..way-1
         self.model = model if getattr(model, "alone", False) else own_layers(model)
         self.w = w
-        self.buffers = buffers
+        self.buffers = in_range(buffers)
         self.way = way
         self.scorer = score
         self.classes_ = np.arange(way) if classes is None else np.asarray(classes)
@@ -156,8 +166,13 @@ def _piece(self: FewShotClassifier, model, x, what, batch, score):
     "What is seen in some pictures at once."
     images = as_images(model, x, self.many)
     see = seeing(model, images, self.buffers)
+    see = see.fork() if batch else see
     with full_precision(model):
-        out = (see.fork() if batch else see)(self.w, images, what)
+        out = see(self.w, images, what)
+        if batch:
+            in_range(see.buffers)
+        if what == "features":
+            finite(out.norm(dim=-1, keepdim=True), "features")    # for they are divided by it
         return score(out) if score else out
 
 # %% ../../nbs/adapt/classifier.ipynb #ada20006

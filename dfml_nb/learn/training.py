@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_model', 'read_model', 'Callback', 'run_steps', 'Progress', 'Log', 'Checkpoint', 'Snapshots', 'resume',
-           'circumstances', 'working_in']
+           'working_in']
 
 # %% ../../nbs/learn/training.ipynb #77fa4301
 import json
@@ -18,14 +18,13 @@ from safetensors.torch import save
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
 from ..claims import claimed, same_threads
-from ..core import (DFMLError, RunError, atomic_write, parse_json, progress, require,
-                          versions)
+from ..core import DFMLError, RunError, atomic_write, parse_json, progress, require
 from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
 from ..pool.numbers import NumberFile, checksum
 from ..pool.restore import at_most, blank_net
 from ..pool.spec import SPEC_RULES, ModelSpec, check_spec
-from ..ranks import broadcast, n_ranks, rank, share
+from ..ranks import broadcast, n_ranks, rank, share, surroundings
 from ..runs import RunFolder
 
 # %% ../../nbs/learn/training.ipynb #4c5093c5
@@ -220,11 +219,6 @@ def resume(trainer,           # fresh, of the same settings
     return first
 
 # %% ../../nbs/learn/training.ipynb #26be0002
-def circumstances(device) -> dict: # plain values
-    "What the last digits of a result depend on, besides all that is asked for."
-    return dict(threads=torch.get_num_threads(), device=torch.device(device).type,
-                versions=versions())
-
 @contextmanager
 def working_in(run,    # a folder, or None
                device  # on which it works
@@ -237,7 +231,7 @@ def working_in(run,    # a folder, or None
     with claimed(run) if rank() == 0 else nullcontext():
         begun = broadcast(folder.begun if rank() == 0 else None)
         say = rank() == 0 and not (folder.path/"model.safetensors").exists()
-        other = changes(begun, circumstances(device)) if say else ""
+        other = changes(begun, surroundings(device)) if say else ""
         if other:
             print(f"{run} was begun with {other}: its last digits may differ from those of a run "
                   "that nobody stopped", file=sys.stderr, flush=True)
@@ -246,13 +240,15 @@ def working_in(run,    # a folder, or None
 
 # %% ../../nbs/learn/training.ipynb #26be0003
 def changes(begun: dict, # perhaps empty, or of another version
-            now: dict    # of circumstances
+            now: dict    # of surroundings
            ) -> str:     # what differs, but for the threads, in words; may be empty
     "What is not as it was."
-    old = {"device": begun.get("device"), **dict(begun.get("versions") or {})}
-    new = {"device": now["device"], **now["versions"]}
+    old = begun.get("versions")
+    old = {**begun, **(old if isinstance(old, dict) else {})}
+    new = {**now, **now["versions"]}
     other = [k for k in new if old.get(k) not in (None, new[k])]
-    return " and ".join(f"{k} {old[k]} (now {new[k]})" for k in other)
+    return " and ".join(f"{k} {old[k]} (now {new[k]})" for k in other
+                        if k not in ("versions", "threads"))
 
 # %% ../../nbs/learn/training.ipynb #69b333b8
 class Agree(Callback):

@@ -8,6 +8,7 @@ __all__ = ['load_model', 'Kept', 'Pool', 'merge_pools']
 # %% ../../nbs/pool/pool.ipynb #e0c4b53d
 import json
 import math
+import threading
 from collections import Counter, OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -61,15 +62,22 @@ class Kept:
         self.n = n
         self.room = room
         self.models = OrderedDict()   # key → (model, bytes), the one used last at the end
+        self.lock = threading.Lock()
 
     def __call__(self, key):
-        model, size = self.models.pop(key, (None, 0))
-        if model is None:
+        with self.lock:
+            found = self.models.get(key)
+        if found is None:
             model = self.make(key)
-            size = sum(v.nbytes for v in (*model.parameters(), *model.buffers()))
-        self.models[key] = model, size
-        while len(self.models) > 1 and self._full():
-            self.models.popitem(last=False)
+            found = model, sum(v.nbytes for v in (*model.parameters(), *model.buffers()))
+        return self._keep(key, found)
+
+    def _keep(self, key, found):
+        with self.lock:
+            model, _ = self.models.setdefault(key, found)
+            self.models.move_to_end(key)
+            while len(self.models) > 1 and self._full():
+                self.models.popitem(last=False)
         return model
 
     def _full(self):

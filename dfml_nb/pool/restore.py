@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'WORK', 'at_most', 'Cost', 'check_cost', 'wanted', 'restore']
 
 # %% ../../nbs/pool/restore.ipynb #0fecbc32
-import json, warnings
+import json, threading, warnings
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import dfml_nb.ensemble      # registers the architectures "pool" and "embedding"
-from ..core import DFMLError, PoolError, fork_seed, require
+from ..core import DFMLError, PoolError, fork_seed, one_thread, require
 from ..nets import Classifier, build_net, freeze
 from ..adopt import is_split
 from ..own import HeadedNet, real_looking
@@ -32,18 +32,21 @@ from .spec import ModelSpec
 def at_most(n: int): # parameters of networks built in the block; and ten times as many parts
     "Stop building a network that grows without end. Raises `PoolError`."
     left = dict(weights=2 * n + 100, parts=10 * n + 1000)
+    me = threading.get_ident()      # PyTorch calls the hooks for all threads
     def counted(kind):
         def hook(*_):
+            if threading.get_ident() != me: return
             left[kind] -= 1
             require(left[kind] >= 0, f"it has many more {kind} than the file", PoolError)
         return hook
-    on = [hooks.register_module_parameter_registration_hook(counted("weights")),
-          hooks.register_module_module_registration_hook(counted("parts"))]
-    try:
-        yield
-    finally:
-        for h in on:
-            h.remove()
+    with one_thread:
+        on = [hooks.register_module_parameter_registration_hook(counted("weights")),
+              hooks.register_module_module_registration_hook(counted("parts"))]
+        try:
+            yield
+        finally:
+            for h in on:
+                h.remove()
 
 # %% ../../nbs/pool/restore.ipynb #a057711e
 LARGEST = 2**24             # numbers in one result

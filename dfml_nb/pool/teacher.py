@@ -65,17 +65,21 @@ class TrainRecipe:
     opt: str = "sgd"             # name in OPTIMISERS
     lr: float = .01              # at the start
     weight_decay: float = 5e-4
-    milestones: tuple = (30, 50, 80) # epochs after which the learning rate is multiplied by gamma
+    # epochs after which the learning rate is multiplied by gamma
+    milestones: tuple = (30, 50, 80)
     gamma: float = .2
-    cosine: bool = False         # instead of milestones: it falls to zero along half a cosine
-    flip: bool = False           # show every other image mirrored, if the data set allows it
+    # instead of milestones: it falls to zero along half a cosine
+    cosine: bool = False
+    # show every other image mirrored, if the data set allows it
+    flip: bool = False
     clip: float = 50.            # largest norm of the gradient
 
 def _adam(params, r):
     return torch.optim.Adam(params, r.lr, weight_decay=r.weight_decay)
 
 def _sgd(params, r):
-    return torch.optim.SGD(params, r.lr, momentum=.9, weight_decay=r.weight_decay)
+    return torch.optim.SGD(params, r.lr, momentum=.9,
+                           weight_decay=r.weight_decay)
 
 OPTIMISERS = dict(adam=_adam, sgd=_sgd)
 
@@ -85,8 +89,10 @@ TRAIN_RECIPES = dict(
         conv4=TrainRecipe(opt="adam", weight_decay=0., milestones=(70,))),
     short=dict(
         default=TrainRecipe(epochs=15, cosine=True, flip=True, lr=.05),
-        conv4=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam", weight_decay=0.),
-        vit=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam", weight_decay=0., lr=1e-3)))
+        conv4=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam",
+                          weight_decay=0.),
+        vit=TrainRecipe(epochs=15, cosine=True, flip=True, opt="adam",
+                        weight_decay=0., lr=1e-3)))
 
 # %% ../../nbs/pool/teacher.ipynb #cc213b8a
 def train_recipe(recipe: str, # name in TRAIN_RECIPES
