@@ -20,7 +20,8 @@ class Scenario:
     "A pool at each budget, and the data sets to test on."
     about: str
     test: tuple      # names of data sets
-    budgets: dict    # budget → list of parts, each the arguments of `pretrain_pool`
+    # budget → list of parts, each the arguments of `pretrain_pool`
+    budgets: dict
 
 # %% ../nbs/scenarios.ipynb #a66cbdcf
 def trained_on(data: str,     # name of a data set
@@ -56,10 +57,12 @@ SCENARIOS = dict(
         paper=[paper("cifar_fs")],
         cpu=[short("cifar_fs", 100)],
         smoke=[tiny(8)])),
-    cifar_fs_100_long=Scenario("CIFAR-FS, 100 Conv4 of 60 epochs", ("cifar_fs",), dict(
-        paper=[paper("cifar_fs")],
-        cpu=[short("cifar_fs", 100, epochs=60)],
-        smoke=[tiny(8)])),
+    cifar_fs_100_long=Scenario(
+        "CIFAR-FS, 100 Conv4 of 60 epochs, at budget cpu by the short recipe",
+        ("cifar_fs",),
+        dict(paper=[paper("cifar_fs")],
+             cpu=[short("cifar_fs", 100, epochs=60)],
+             smoke=[tiny(8)])),
     mini_imagenet=Scenario("mini-ImageNet, Conv4", ("mini_imagenet",), dict(
         paper=[paper("mini_imagenet")],
         cpu=[short("mini_imagenet", 4, epochs=12)],
@@ -69,33 +72,42 @@ SCENARIOS = dict(
         cpu=[short("cub", 8, epochs=60)],
         smoke=[tiny(3, seed=2)])),
     disjoint=Scenario(
-        "CIFAR-FS, 12 teachers without a common class, as in PURER", ("cifar_fs",),
+        "CIFAR-FS, 12 teachers without a common class, as in PURER",
+        ("cifar_fs",),
         dict(paper=[paper("cifar_fs", 12, disjoint=True)],
              cpu=[short("cifar_fs", 12, disjoint=True)],
              smoke=[tiny(3, disjoint=True)])),
     multi_domain=Scenario(
-        "CIFAR-FS + mini-ImageNet + CUB, Conv4", ("cifar_fs", "mini_imagenet", "cub"),
-        dict(paper=[paper("cifar_fs"), paper("mini_imagenet"), paper("cub", epochs=100)],
+        "CIFAR-FS + mini-ImageNet + CUB, Conv4",
+        ("cifar_fs", "mini_imagenet", "cub"),
+        dict(paper=[paper("cifar_fs"), paper("mini_imagenet"),
+                    paper("cub", epochs=100)],
              cpu=[short("cifar_fs", 4), short("mini_imagenet", 4, epochs=12),
                   short("cub", 4, epochs=60)],
-             smoke=[tiny(1, "glyphs_sans"), tiny(1, "glyphs_serif"), tiny(1, "digits", way=4)])),
-    multi_arch=Scenario("CIFAR-FS, Conv4 + ResNet-10 + ResNet-18", ("cifar_fs",), dict(
+             smoke=[tiny(1, "glyphs_sans"), tiny(1, "glyphs_serif"),
+                    tiny(1, "digits", way=4)])),
+    multi_arch=Scenario(
+        "CIFAR-FS, Conv4 + ResNet-10 + ResNet-18", ("cifar_fs",), dict(
         paper=[paper("cifar_fs", 99, arch=THREE)],
         cpu=[short("cifar_fs", 4, arch=THREE, epochs=7, **SMALL_RESNETS)],
         smoke=[tiny(3, arch=THREE)])),
-    model_scale=Scenario("CIFAR-FS, ResNet-50 + MobileNet-v3", ("cifar_fs",), dict(
-        paper=[paper("cifar_fs", 50, arch="resnet50"), paper("cifar_fs", 50, arch=MOBILE, seed=1)],
+    model_scale=Scenario(
+        "CIFAR-FS, ResNet-50 + MobileNet-v3", ("cifar_fs",), dict(
+        paper=[paper("cifar_fs", 50, arch="resnet50"),
+               paper("cifar_fs", 50, arch=MOBILE, seed=1)],
         cpu=[short("cifar_fs", 2, arch="resnet50", **SMALL_RESNETS),
              short("cifar_fs", 4, arch=MOBILE, seed=1, **SMALL_RESNETS)],
         smoke=[tiny(1, arch="resnet50", way=3), tiny(1, arch=MOBILE, seed=1)])),
-    mixed_ways=Scenario("CIFAR-FS, teachers with 3, 5 and 8 classes", ("cifar_fs",), dict(
+    mixed_ways=Scenario(
+        "CIFAR-FS, teachers with 3, 5 and 8 classes", ("cifar_fs",), dict(
         paper=[paper("cifar_fs", 34, way=w, seed=w) for w in (3, 5, 8)],
         cpu=[short("cifar_fs", 4, way=w, seed=w) for w in (3, 5, 8)],
         smoke=[tiny(1, way=w, seed=w) for w in (3, 5, 8)])),
     no_batch_norm=Scenario(
         "CIFAR-FS, group norm and a small vision transformer", ("cifar_fs",),
         dict(paper=[paper("cifar_fs", 50, arch_args=dict(norm="group")),
-                    paper("cifar_fs", 50, arch="vit", seed=1, opt="adam", lr=1e-3)],
+                    paper("cifar_fs", 50, arch="vit", seed=1, opt="adam",
+                          lr=1e-3)],
              cpu=[short("cifar_fs", 4, arch_args=dict(norm="group"), lr=2e-3),
                   short("cifar_fs", 4, arch="vit", seed=1, **SMALL_RESNETS)],
              smoke=[tiny(1, arch_args=dict(norm="group"), lr=2e-3),
