@@ -172,9 +172,9 @@ def shots_note(records # whose rows are shown
                 trainings.add(shot)
     if not recipes:
         return ""
-    return (f"Where {listed(recipes)} learn from episodes, the models tested "
-            f"here with {shots_text(tests)} were trained with "
-            f"{shots_text(trainings)}; the papers train for each.")
+    return (f"Models of {listed(recipes)} that learned from episodes and are "
+            f"tested here with {shots_text(tests)} were trained with "
+            f"{shots_text(trainings)}; the papers train one for each.")
 
 # %% ../../nbs/adapt/testing.ipynb #7c1d0c05
 def listed(words) -> str: # 'a, b and c'
