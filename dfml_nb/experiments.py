@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'TABLES', 'SMALL', 'LARGE', 'ONE_LARGE', 'CPU_SCENARIO', 'ABLATIONS', 'WITHOUT', 'SHORT_FREE', 'SHORT_DISTILL',
-           'PLAIN_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'Experiment', 'find_experiments', 'result_file',
-           'run_folder', 'reproduce', 'mean_over_data']
+           'PLAIN_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'Experiment', 'find_experiments', 'reproduce',
+           'mean_over_data']
 
 # %% ../nbs/experiments.ipynb #f4ff2c6a
 import contextlib
@@ -19,12 +19,12 @@ from fastcore.basics import patch
 
 from .adapt.adapt import HEADED
 from .adapt.testing import result, test_learner
-from .core import (RunError, device_name, load_json, pick_device, require, save_json,
-                          stable_seed, versions)
+from .core import device_name, pick_device, require, save_json, versions
 from .data import load_data
 from .learn.trainer import compose
 from .pool.pool import Pool
-from .recipes import DataFreeMetaLearner, exchanged, flat, get_recipe, settings_for
+from .recipes import DataFreeMetaLearner, exchanged, get_recipe, override
+from .records import recorded, result_file, run_folder
 from .claims import claimed
 from .scenarios import SCENARIOS, make_pool
 
@@ -68,11 +68,42 @@ def learner(self: Experiment,
             budget: str,        # a budget's name
             seed: int = 0,      # of the training
             device="auto",      # see pick_device
+            shot: int = 1,      # support images a class in training episodes
             **settings          # more changes
            ) -> DataFreeMetaLearner:
-    "The learner of this row, not yet trained."
+    "A learner of this row, not yet trained."
     changes = {**self.changes(budget), **settings}
-    return DataFreeMetaLearner(self.recipe, budget, 1, seed, device, **self.parts, **changes)
+    learner = DataFreeMetaLearner(self.recipe, budget, shot, seed, device, **self.parts, **changes)
+    learner.settings = with_room(learner)
+    return learner
+
+@patch
+def learners(self: Experiment,
+             budget: str,       # a budget's name
+             shots,             # support images a class in tests
+             seed: int = 0,     # of the training
+             device="auto",     # see pick_device
+             **settings         # more changes
+            ) -> list:          # of (learner, shots that it is tested with)
+    "One learner for each shot if this row learns from episodes, else one for all of them."
+    once = self.learner(budget, seed, device, **settings)
+    found = {}
+    for shot in dict.fromkeys(shots):
+        own = self.learner(budget, seed, device, shot, **settings)
+        one = once if asdict(own.settings) == asdict(once.settings) else own
+        found.setdefault(one.shot, (one, []))[1].append(shot)
+    return list(found.values())
+
+# %% ../nbs/experiments.ipynb #7c1d0b01
+def with_room(learner: DataFreeMetaLearner):
+    """The settings of a learner. An episode of more shots needs more images of a class, and if
+    the recover part makes fewer, it shall make as many (as in PURER's released code)."""
+    s = learner.settings
+    parts = [getattr(s, name, None) for name in learner.names["learn"]]
+    need = max((p.shot + p.query for p in parts if hasattr(p, "shot")), default=0)
+    name = learner.names["recover"]
+    makes = getattr(getattr(s, name or "", None), "per_class", need)
+    return override(s, {f"{name}.per_class": need}) if makes < need else s
 
 # %% ../nbs/experiments.ipynb #df368316
 WIZWAND = "FREE's tables as listed by wizwand.com; best of many evaluations on the test classes"
@@ -258,85 +289,16 @@ def find_experiments(name: str # 'all', a table, or TABLE/ROW
                    f"tables are {', '.join(tables)}")
     return found
 
-# %% ../nbs/experiments.ipynb #03b5a29a
-def result_file(e: Experiment,
-                budget: str,     # of the row
-                seed: int,       # of the training
-                results          # folder of the records
-               ) -> Path:
-    "Where the record of a row goes."
-    size = "" if budget == "cpu" else f"_{budget}"
-    return Path(results)/f"{e.table}_{e.row}{size}_s{seed}.json"
-
 # %% ../nbs/experiments.ipynb #44b22e66
-def asked_for(learner: DataFreeMetaLearner,
+def asked_for(learners: list,    # of (learner, shots), as from Experiment.learners
               pool: Pool,
-              shots,             # support images of a class in tests
               episodes: int      # of a test
              ) -> dict:          # plain values
     "What a record answers: everything that its figures depend on."
-    asked = dict(config=learner.config, pool=pool.digest(), shots=list(shots), episodes=episodes)
+    trainings = [dict(shots=shots, config=learner.config) for learner, shots in learners]
+    shots = sum([shots for _, shots in learners], [])
+    asked = dict(trainings=trainings, pool=pool.digest(), shots=shots, episodes=episodes)
     return json.loads(json.dumps(asked))
-
-def usual_settings(config: dict # of a DataFreeMetaLearner
-                  ) -> dict:    # dotted name → value
-    "The defaults of a recipe and of the parts that a configuration names."
-    recipe = get_recipe(config["recipe"])
-    names = config.get("parts", recipe.names)
-    return flat(json.loads(json.dumps(asdict(settings_for(names, recipe, "paper")))), "settings.")
-
-def changed(config: dict # of a DataFreeMetaLearner, as JSON gives it back
-           ) -> dict:    # dotted name → value
-    """What differs from a recipe's defaults: so a setting that is added to the library later
-    changes no record and no folder's name."""
-    if not config:
-        return {}
-    usual = usual_settings(config)
-    return {k: v for k, v in flat(config).items() if k not in usual or usual[k] != v}
-
-# %% ../nbs/experiments.ipynb #b723b411
-def run_folder(e: Experiment,
-               asked: dict,      # the record's asked
-               folder            # of all runs
-              ) -> Path:
-    "Where a row's training lives: rows that train the same on the same pool share it."
-    trained = {k: v for k, v in changed(asked["config"]).items() if k != "adapt"}
-    key = stable_seed(json.dumps([trained, asked["pool"]], sort_keys=True))
-    return Path(folder)/"runs"/f"{e.scenario}_{asked['config']['budget']}_{e.recipe}_{key:016x}"
-
-# %% ../nbs/experiments.ipynb #e3ade579
-def answer_of(asked: dict) -> dict: # dotted name → value
-    "What a record is the answer to, in a form that can be compared."
-    rest = {k: v for k, v in asked.items() if k != "config"}
-    return {**flat(rest), **changed(asked.get("config", {}))}
-
-def differences(there: dict, asked: dict) -> list: # two of asked_for; → of words
-    "In what two questions differ."
-    a = answer_of(there)
-    b = answer_of(asked)
-    usual = "the default"
-    names = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
-    return [f"{k} ({a.get(k, usual)} there, {b.get(k, usual)} asked)" for k in names]
-
-def recorded(target: Path,
-             asked: dict,
-             weights: str   # digest of the pool's weights: all that old records say of a pool
-            ):              # the record, or None
-    "A row's record, if there is one. Raises `RunError` if it answers another question."
-    if not target.exists():
-        return None
-    record = load_json(target)
-    there = record.get("asked", {}) if isinstance(record, dict) else None
-    require(isinstance(there, dict) and isinstance(there.get("config", {}), dict),
-            f"{target} was not written by this program: move it away, or give --results another "
-            "folder", RunError)
-    if there.get("pool") == weights:
-        there = dict(there, pool=asked["pool"])
-    diff = differences(there, asked)
-    require(not diff,
-            f"{target} answers another question: {', '.join(diff[:4])}: move it away, "
-            "or give --results another folder", RunError)
-    return record
 
 # %% ../nbs/experiments.ipynb #661a7d39
 def reproduce(e: Experiment,
@@ -350,7 +312,8 @@ def reproduce(e: Experiment,
               device="auto",         # see pick_device
               quiet=True             # no progress bar
              ) -> dict:              # the record
-    "Run one row of one table, or read what it gave before. Raises `DFMLError`."
+    """Run one row of one table, or read what it gave before; what learns from episodes is trained
+    for each shot. Raises `DFMLError`."""
     budgets = SCENARIOS[e.scenario].budgets
     require(budget in budgets, f"unknown budget {budget!r}: experiments have {', '.join(budgets)}")
     if episodes is None:
@@ -361,14 +324,13 @@ def reproduce(e: Experiment,
     pool = Pool(made.path, first=e.models)
     tests = tested_on(e, budget, pool)
     oracle = {} if get_recipe(e.recipe).data_free else {"real.data": "+".join(tests)}
-    learner = e.learner(budget, seed, device, **oracle)
-    asked = asked_for(learner, pool, shots, episodes)
+    learners = e.learners(budget, shots, seed, device, **oracle)
+    asked = asked_for(learners, pool, episodes)
     target = result_file(e, budget, seed, results)
     record = recorded(target, asked, pool.digest(weights_only=True))
     if record is None:
         data = [load_data(d, root, quiet=quiet) for d in tests]
-        learner, why = train_row(e, learner, pool, run_folder(e, asked, folder), root, quiet)
-        record = test_row(e, learner, why, data, asked, quiet)
+        record = made_row(e, learners, pool, data, asked, folder, root, quiet)
         save_json(target, record)
     return record
 
@@ -382,8 +344,8 @@ def tested_on(e: Experiment, budget: str, pool: Pool) -> list: # of names of dat
 def train_row(e: Experiment, learner: DataFreeMetaLearner, pool: Pool,
               run: Path,             # folder of the run
               root, quiet            # as in reproduce
-             ) -> tuple:             # (the trained learner; why the row has no figures, or None)
-    "Train the learner of a row, or read it if it was trained before."
+             ) -> tuple:             # (the trained learner; why it has no figures, or None)
+    "Train a learner of a row, or read it if it was trained before."
     why = learner.why_not(pool)
     if why:
         learner.about = dict(pool=pool.summary(), device=device_name(learner.device),
@@ -401,22 +363,21 @@ def train_row(e: Experiment, learner: DataFreeMetaLearner, pool: Pool,
     return learner, why
 
 def test_row(e: Experiment, learner: DataFreeMetaLearner,
-             why,                    # why the row has no figures, or None
+             why,                    # why it has no figures, or None
              data: list,             # of DataSets
-             asked: dict,            # of asked_for
+             shots: list,            # support images a class
+             episodes: int,          # of a test
              quiet                   # as in reproduce
-            ) -> dict:               # the record
-    "Test the learner of a row on all its data sets."
+            ) -> dict:               # a record
+    "Test a learner of a row on all its data sets."
     adapt = e.adapt or get_recipe(e.recipe).adapt
     start = time.perf_counter()
     rows = []
     for d in data if not why else ():
         way = min(5, len(d.test.classes))
-        found = test_learner(learner, d, asked["shots"], way, adapt, asked["episodes"], quiet=quiet)
+        found = test_learner(learner, d, shots, way, adapt, episodes, quiet=quiet)
         rows += [dict(r, data=d.name) for r in found]
     record = result(learner, data[0], rows, time.perf_counter() - start)
-    record.update(data="+".join(d.name for d in data), experiment=e.name, scenario=e.scenario,
-                  adapt=adapt, asked=asked, published=list(e.published))
     if why:
         record["not_applicable"] = why
     return record
@@ -435,6 +396,41 @@ def data_folder(root): # None: as it is
             os.environ.pop("DFML_DATA")
             if old is not None:
                 os.environ["DFML_DATA"] = old
+
+# %% ../nbs/experiments.ipynb #7c1d0b05
+OF_TRAINING = "shot", "device", "versions", "seconds", "settings", "found"
+
+def joined(parts: list,  # records, one of each training
+           data: list    # of DataSets, in whose order the rows are put
+          ) -> dict:     # one record
+    """The record of a row. If there were several trainings, they are in `trainings`, seconds are
+    added up, and all else that is said of a training is of the first."""
+    names = [d.name for d in data]
+    rows = sum([p["test"] for p in parts], [])
+    record = dict(parts[0], test=sorted(rows, key=lambda r: names.index(r["data"])))
+    if len(parts) > 1:
+        each = [p["seconds"] for p in parts]
+        spent = {k: sum(s[k] for s in each) for k in each[0] if k != "pretrain"}
+        record["seconds"] = {**each[0], **spent}
+        record["trainings"] = [{k: p[k] for k in OF_TRAINING} for p in parts]
+    return record
+
+def made_row(e: Experiment, learners: list, # as from Experiment.learners
+             pool: Pool, data: list,        # of DataSets
+             asked: dict,                   # of asked_for
+             folder, root, quiet            # as in reproduce
+            ) -> dict:                      # the record
+    "Train and test the learners of a row, one after another."
+    parts = []
+    for learner, shots in learners:
+        run = run_folder(e, asked, folder, shots[0])
+        learner, why = train_row(e, learner, pool, run, root, quiet)
+        parts.append(test_row(e, learner, why, data, shots, asked["episodes"], quiet))
+    record = joined(parts, data)
+    record.update(data="+".join(d.name for d in data), experiment=e.name, scenario=e.scenario,
+                  adapt=e.adapt or get_recipe(e.recipe).adapt, asked=asked,
+                  published=list(e.published))
+    return record
 
 # %% ../nbs/experiments.ipynb #90fe16c7
 def mean_over_data(rows: list # of a record's test, with data

@@ -58,7 +58,8 @@ SCENARIOS = dict(
         cpu=[short("cifar_fs", 100)],
         smoke=[tiny(8)])),
     cifar_fs_100_long=Scenario(
-        "CIFAR-FS, 100 Conv4 of 60 epochs", ("cifar_fs",),
+        "CIFAR-FS, 100 Conv4 of 60 epochs, at budget cpu by the short recipe",
+        ("cifar_fs",),
         dict(paper=[paper("cifar_fs")],
              cpu=[short("cifar_fs", 100, epochs=60)],
              smoke=[tiny(8)])),
