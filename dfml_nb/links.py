@@ -13,8 +13,10 @@ from pathlib import Path
 
 from nbdev.config import get_config
 
-# %% ../nbs/links.ipynb #81180cac
-def automatic(base): return re.compile(rf"\[(`([^`\]]+)`)\]\({re.escape(base)}/([^)#]*)(#[^)]*)?\)")
+# %% ../nbs/links.ipynb #c3d02ab2
+def automatic(base):
+    "The links that nbdev makes, whose addresses begin with `base`."
+    return re.compile(rf"\[(`([^`\]]+)`)\]\({re.escape(base)}/([^)#]*)(#[^)]*)?\)")
 
 
 def page_of(module):
@@ -55,14 +57,16 @@ def mended(
             anchor = ""
         return f"[{quoted}]({relpath(target, dirname(page) or '.')}{anchor})"
 
+    def bare(m): # text of a link, without links
+        return link.sub(r"\1", m[0])
+
     parts = re.split(r"(^```.*?^```)", text, flags=re.M | re.S)
     for i, part in enumerate(parts):
         if part.startswith("```"):
             parts[i] = link.sub(r"\2", part)
             continue
         outer = rf"\[(?:{link.pattern}|[^\[\]])*\]\("
-        part = re.sub(outer, lambda m: link.sub(r"\1", m[0]), part)
-        parts[i] = link.sub(relative, part)
+        parts[i] = link.sub(relative, re.sub(outer, bare, part))
     return "".join(parts)
 
 # %% ../nbs/links.ipynb #d6caaa0e
