@@ -19,6 +19,7 @@ machine_path = re.compile(r"(?<![\w.:/~$}-])/(?:work|tmp|root|home|Users|private
 link_in_markdown = re.compile(r'\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)'
                               r'|<(?:a|img)\b[^>]*?(?:href|src)="([^"]+)"')
 link_in_link = re.compile(r"\[[^\[\]!]*\[[^\[\]]*\]\([^()]*\)[^\[\]]*\]\([^()]*\)")
+max_columns = 80
 max_value = 10   # lines of a value that is shown as Python writes it
 stage_script = """
 import nbdev.doclinks, nbdev.quarto as q, nbdev.serve as s
@@ -276,6 +277,15 @@ def check_link(link, page, ends, outputs, proc, base_url):
     return None
 
 
+def check_signatures(nb, page, problems):
+    "What nbdev writes as code does not run off the page, and holds no links."
+    for i, c, md in markdown_of(nb):
+        if c["cell_type"] == "markdown": continue
+        for line in "\n".join(re.findall(r"^```.*?^```", md, re.M | re.S)).splitlines():
+            if len(line) > max_columns or "`](" in line:
+                problems.append(f"{where(f'nbs/{page}', i, c)}: a signature shows {line.strip()!r}")
+
+
 def check_links(nb, page, ends, proc, base_url, problems):
     "Links to other pages, anchors and files lead somewhere."
     outputs = {page_name(p).as_posix(): p for p in ends}
@@ -417,6 +427,7 @@ def check_staged(copy, names, problems):
         n_figures += check_page(page, nb, problems)
         if not failed:
             check_links(nb, page, ends, proc, base_url, problems)
+            check_signatures(nb, page, problems)
         check_references(nb, page, keys, problems)
     return len(staged), n_figures
 
