@@ -75,17 +75,22 @@ def narrowed(
     code,      # of a signature
     width=80,  # columns of a page
 ):             # the same; a comment that does not fit stands above its line
-    "Code that does not run off the page for its comments."
+    "Code that does not run off the page: long lines are broken after commas."
     found = []
+
+    def add(text, start):
+        found.extend(textwrap.wrap(text, width, initial_indent=start, subsequent_indent=start,
+                                   break_long_words=False, break_on_hyphens=False))
+
     for line in code.split("\n"):
         source, mark, comment = line.partition(" # ")
-        if mark and len(line) > width:
-            start = " " * (len(source) - len(source.lstrip())) + "# "
-            found += textwrap.wrap(comment, width, initial_indent=start,
-                                   subsequent_indent=start, break_long_words=False)
-            line = source.rstrip()
-        found.append(line)
-    return "\n".join(found)
+        if len(line) <= width:
+            found.append(line)
+            continue
+        start = " " * (len(source) - len(source.lstrip()))
+        add(comment, start + "# ")
+        add(re.sub("(?<!,) ", "\0", source.strip()), start)
+    return "\n".join(found).replace("\0", " ")
 
 # %% ../nbs/site.ipynb #9c025fd9
 def has_heading(
