@@ -18,6 +18,9 @@ machine_path = re.compile(r"(?<![\w.:/~$}-])/(?:work|tmp|root|home|Users|private
                           r"/[\w.]|\b[A-Z]:\\\\?Users\b")
 link_in_markdown = re.compile(r'\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)'
                               r'|<(?:a|img)\b[^>]*?(?:href|src)="([^"]+)"')
+link_in_link = re.compile(r"\[[^\[\]!]*\[[^\[\]]*\]\([^()]*\)[^\[\]]*\]\([^()]*\)")
+max_columns = 80
+max_value = 10   # lines of a value that is shown as Python writes it
 stage_script = """
 import nbdev.doclinks, nbdev.quarto as q, nbdev.serve as s
 q.refresh_quarto_yml(); nbdev.doclinks._build_modidx(); q.nbdev_sidebar.__wrapped__()
@@ -227,6 +230,15 @@ def check_imports(source, at, problems):
         problems.append(f"{at}: an import in a cell marked {marks}; nbdev runs it for the site")
 
 
+def wrong_with(data):
+    "What is wrong with the ways in which a value is shown."
+    if "text/html" in data:
+        yield "an output in HTML, for which Quarto loads scripts from elsewhere; use Markdown or SVG"
+    lines = text(data.get("text/plain", "")).splitlines()
+    if data.keys() == {"text/plain"} and len(lines) > max_value:
+        yield f"a value of {len(lines)} lines, as Python writes it; print what a reader needs of it"
+
+
 def check_saved_cells(nb, name, problems):
     "What must not be saved in a notebook."
     for i, c in enumerate(nb["cells"]):
@@ -246,14 +258,13 @@ def check_saved_cells(nb, name, problems):
             if o.get("name") == "stderr":
                 said = text(o["text"]).strip()[:80]
                 problems.append(f"{at}: output on the error stream is saved: {said!r}")
+            problems += [f"{at}: {wrong}" for wrong in wrong_with(o.get("data", {}))]
         check_imports(source, at, problems)
 
 
 def check_link(link, page, ends, outputs, proc, base_url):
     "What is wrong with a link, or None. `ends`: the anchors of each notebook; `outputs`: page → notebook."
-    if link.startswith(base_url + "/"):   # made by nbdev from a name in backticks
-        target = link[len(base_url)+1:].partition("#")[0]
-        return "no such page" if target and target not in outputs else None
+    if link.startswith(base_url): return "an address of this site; write it relative to the page"
     if re.match(r"[a-z][a-z0-9+.-]*:|//", link): return None
     path, _, anchor = link.partition("#")
     target = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
@@ -266,11 +277,23 @@ def check_link(link, page, ends, outputs, proc, base_url):
     return None
 
 
+def check_signatures(nb, page, problems):
+    "What nbdev writes as code does not run off the page, and holds no links."
+    for i, c, md in markdown_of(nb):
+        if c["cell_type"] == "markdown": continue
+        for line in "\n".join(re.findall(r"^```.*?^```", md, re.M | re.S)).splitlines():
+            if len(line) > max_columns or "`](" in line:
+                problems.append(f"{where(f'nbs/{page}', i, c)}: a signature shows {line.strip()!r}")
+
+
 def check_links(nb, page, ends, proc, base_url, problems):
     "Links to other pages, anchors and files lead somewhere."
     outputs = {page_name(p).as_posix(): p for p in ends}
     for i, c, md in markdown_of(nb):
-        for a, b in link_in_markdown.findall(prose(md)):
+        md = prose(md)
+        for m in link_in_link.finditer(md):
+            problems.append(f"{where(f'nbs/{page}', i, c)}: a link inside of a link: {m[0]!r}")
+        for a, b in link_in_markdown.findall(md):
             wrong = check_link(a or b, page, ends, outputs, proc, base_url)
             if wrong:
                 problems.append(f"{where(f'nbs/{page}', i, c)}: link to {a or b}: {wrong}")
@@ -404,6 +427,7 @@ def check_staged(copy, names, problems):
         n_figures += check_page(page, nb, problems)
         if not failed:
             check_links(nb, page, ends, proc, base_url, problems)
+            check_signatures(nb, page, problems)
         check_references(nb, page, keys, problems)
     return len(staged), n_figures
 

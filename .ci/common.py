@@ -92,11 +92,11 @@ def python_of(source):
 
 
 def picture_of(output):
-    "The picture that an output shows, as (ending of its file, bytes): a PNG, or a drawing in HTML; or None."
+    "The picture that an output shows, as (ending of its file, bytes): a PNG, or an SVG; or None."
     data = output.get("data", {})
     if "image/png" in data: return ".png", base64.b64decode(text(data["image/png"]))
-    svg = re.search(r"<svg.*?</svg>", text(data.get("text/html", "")), flags=re.S)
-    return (".svg", svg[0].encode()) if svg else None
+    svg = text(data.get("image/svg+xml", ""))
+    return (".svg", svg.encode()) if svg else None
 
 
 def where(path, i, cell):

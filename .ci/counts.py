@@ -15,6 +15,7 @@ from common import directives, exported, load, nbs, notebooks, root, text, where
 
 saved = root/".ci"/"counts.json"
 max_line = 100
+max_shown = 80   # columns of the site's text
 max_function = 30
 max_notebook = 250
 comprehensions = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
@@ -26,6 +27,8 @@ meaning = dict(
     lambdas="lambdas per 100 lines",
     tuple_assignments="unrelated things assigned as tuples, per 100 lines",
     joined_statements="statements that share a line with another",
+    wide_source=f"lines over {max_shown} columns in code that the site shows",
+    wide_output=f"printed lines over {max_shown} columns",
     long_functions=f"functions over {max_function} lines",
     long_notebooks=f"notebooks over {max_notebook} lines of code",
     hidden_returns="public functions that tell what they return in the comment of a parameter",
@@ -118,9 +121,43 @@ everywhere = [   # the counts that are made in tests too
     long_lines, nested_comprehensions, lambdas, tuple_assignments, joined_statements, long_functions]
 
 
+def wide(lines):
+    "The numbers of lines that run off the page; those that speak to Quarto are not shown."
+    lines = enumerate(lines, 1)
+    return [n for n, line in lines if len(line) > max_shown and not line.startswith("#|")]
+
+
+def shown_code(cell):
+    "The lines of code of a cell that the site shows as they are: its source, or the fenced blocks of a text."
+    source = text(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return [l for b in re.findall(r"^```.*?^```", source, re.M | re.S) for l in b.splitlines()]
+    return [] if directives(source).get("echo") == "false" else source.splitlines()
+
+
+def printed(cell):
+    "The lines that a cell prints, or shows as Python writes them."
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        shown = output.get("text") or (data["text/plain"] if data.keys() == {"text/plain"} else "")
+        yield from text(shown).splitlines()
+
+
+def wide_lines():
+    "The places of lines that run off the page: of code, and of what is printed."
+    found = dict(wide_source=[], wide_output=[])
+    for path in notebooks():
+        name = path.relative_to(nbs).as_posix()
+        for i, cell in enumerate(load(path)["cells"]):
+            if {"hide", "export", "exporti"} & directives(text(cell["source"])).keys(): continue
+            for kind, lines in (("wide_source", shown_code(cell)), ("wide_output", printed(cell))):
+                found[kind] += [f"{where(name, i, cell)}, line {n}" for n in wide(lines)]
+    return found
+
+
 def in_notebooks():
     "The places of all counts over notebooks, and the number of lines of code."
-    found = {name: [] for name in meaning}
+    found = {name: [] for name in meaning} | wide_lines()
     sizes = Counter()
     for at, name, source, tree, is_exported in code_cells():
         sizes[name] += len(code_lines(source))

@@ -5,7 +5,7 @@
     python .ci/readme.py --run     run the commands of README.md: its `sh` blocks, in a temporary folder
 
 Cells and directives are treated as nbdev treats them on the site. A block of commands that is only to be read is
-marked `console` instead of `sh`; lines that install or fetch the project, or run the notebooks, are not run again.
+marked `bash` instead of `sh`; lines that install or fetch the project, or run the notebooks, are not run again.
 """
 import os, re, subprocess, sys, tempfile
 from pathlib import Path

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import random
+import sys
 import threading
 import time
 from dataclasses import asdict, is_dataclass
@@ -22,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from fastcore.imports import ipython_shell
+from tqdm import tqdm
 
 # %% ../nbs/core.ipynb #0667a9fd
 class DFMLError(Exception):
@@ -142,7 +144,8 @@ def device_name(device   # a torch.device, or its name
     "A readable name of the device a result was computed on."
     device = torch.device(device)
     if device.type == "cuda": return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    n = torch.get_num_threads()
+    return f"{device.type}, {n} thread{'s' * (n != 1)}"
 
 # %% ../nbs/core.ipynb #33d9eec9
 class Clock:
@@ -177,8 +180,9 @@ def progress(iterable=None, # what to iterate over
              quiet=False,   # no bar at all
              **kw           # more of tqdm
             ):              # a tqdm bar, which passes items through unchanged
-    "A bar on the error stream, with the time that is left."
-    return tqdm(iterable, desc=desc, total=total, disable=quiet, dynamic_ncols=True, **kw)
+    "A bar with the time that is left: on the error stream, or printed below a notebook's cell."
+    to = sys.stdout if hasattr(ipython_shell(), "kernel") else sys.stderr
+    return tqdm(iterable, desc=desc, total=total, disable=quiet, dynamic_ncols=True, file=to, **kw)
 
 # %% ../nbs/core.ipynb #08d92cab
 def to_disk(path): # a file, or a folder (whose list of names it is)
