@@ -410,8 +410,9 @@ def joined(parts: list,  # records, one of each training
     record = dict(parts[0], test=sorted(rows, key=lambda r: names.index(r["data"])))
     if len(parts) > 1:
         each = [p["seconds"] for p in parts]
-        spent = {k: sum(s[k] for s in each) for k in each[0] if k != "pretrain"}
-        record["seconds"] = {**each[0], **spent}
+        record["seconds"] = dict(each[0])     # the pool was made once
+        for k in each[0].keys() - {"pretrain"}:
+            record["seconds"][k] = sum(s[k] for s in each)
         record["trainings"] = [{k: p[k] for k in OF_TRAINING} for p in parts]
     return record
 
