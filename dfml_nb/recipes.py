@@ -92,7 +92,10 @@ RECIPES = dict(
     free=Recipe(
         "FREE: meta-generator (FIve) and cross-task meta-learner (BelL)",
         recover="five", learn=["bell", "replay"],
-        settings={"warmup": 20},
+        settings={"warmup": 20, "bell.columns": "class", "bell.own_adam": True,
+                  "bell.lr_outer": 3e-3, "bell.visits": 10, "bell.remember": 100,
+                  "five.decode": "after", "five.precision": "auto",
+                  "replay.second_order": False},
         budgets=dict(cpu={"outer_steps": 100, "warmup": 10},
                      demo={"outer_steps": 20, "warmup": 4, "teachers": 2},
                      smoke={"outer_steps": 3, "warmup": 1, "teachers": 2})),
@@ -169,7 +172,10 @@ RECIPES = dict(
 RELEASED = {"five.terms.kl": "released", "bell.kl": "released",
             "store": "last", "student": "stale",
             "five.persistent": False, "five.terms.bn": 0.,
-            "five.meta_grad": "last",
+            "five.meta_grad": "last", "five.decode": "before",
+            "five.precision": "float32", "bell.columns": "shared",
+            "bell.own_adam": False, "bell.visits": 1, "bell.remember": 0,
+            "replay.second_order": True,
             "distinct": False}
 
 # %% ../nbs/recipes.ipynb #bd4d9c83
