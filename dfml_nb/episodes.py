@@ -74,7 +74,8 @@ def episode_indices(split: Split, # where the episode is drawn from
 # %% ../nbs/episodes.ipynb #c6ca84af
 class Episode(NamedTuple):
     "A few-shot task. Labels are 0..way-1, in the order of `classes`."
-    support_x: torch.Tensor  # float32 (way·shot, C, H, W) in [0, 1], ordered by class
+    # float32 (way·shot, C, H, W) in [0, 1], ordered by class
+    support_x: torch.Tensor
     support_y: torch.Tensor  # int64 (way·shot,)
     query_x: torch.Tensor    # float32 (way·query, C, H, W)
     query_y: torch.Tensor    # int64 (way·query,)

@@ -29,11 +29,14 @@ from ..recover.inversion import check_terms
 @dataclass
 class ViewSettings(Settings):
     "How views are made of images."
-    pad: Whole = 4             # largest shift in pixels; what comes in is a reflection
+    # largest shift in pixels; what comes in is a reflection
+    pad: Whole = 4
     flip: bool = True          # mirror half of them
-    mixup: Share = .33         # share of views that are a weighted mean of two images
+    # share of views that are a weighted mean of two images
+    mixup: Share = .33
     cutmix: Share = .33        # share that has a rectangle of another image
-    light: Share = .2          # largest change of brightness and of contrast, as a part of 1
+    # largest change of brightness and of contrast, as a part of 1
+    light: Share = .2
 
 # %% ../../nbs/learn/match.ipynb #d37b67be
 def shift_and_mirror(x,            # (N, C, H, W)
@@ -192,7 +195,8 @@ class MatchSettings(Settings):
     # units of a layer between the student's network and its answers; 0: none
     hidden: Whole = 512
     whiten: NotNegative = .15  # power of whitening
-    # temperature at which answers are also read as probabilities; 0: they are not
+    # temperature at which answers are also read as probabilities;
+    # 0: they are not
     soft: NotNegative = 2.
     # the meta-model sees images and their mirror images,
     # unless the pool's images must not be mirrored
@@ -205,9 +209,11 @@ class MatchSettings(Settings):
     def check(self, owner=""):
         super().check(owner)
         require(self.view.mixup + self.view.cutmix <= 1,
-                f"{owner}view.mixup + {owner}view.cutmix are shares of one whole: at most 1")
+                f"{owner}view.mixup + {owner}view.cutmix are shares of one "
+                "whole: at most 1")
         require(self.square or self.cosine or self.relations,
-                "there is nothing to match: square, cosine or relations must be above 0")
+                "there is nothing to match: square, cosine or relations must "
+                "be above 0")
 
 # %% ../../nbs/learn/match.ipynb #ae46ee9b
 @part(LEARN, "match")

@@ -146,10 +146,11 @@ def inversion_terms(teacher: Classifier, # frozen
                     x,                   # (N, C, H, W) in [0, 1]
                     y,                   # (N,) wanted labels
                     weights: TermWeights,
-                    student=None         # x → logits, or None
+                    student=None,        # x → logits, or None
+                    watch=BNStats        # how batch norm is watched
                    ) -> dict:            # name → weighted scalar
     "The weighted terms of the inversion loss in one pass through the teacher."
-    with BNStats(teacher) if weights.bn else nullcontext() as stats:
+    with watch(teacher) if weights.bn else nullcontext() as stats:
         logits = teacher(x)
     terms = dict(label=weights.label * label_loss(logits, y))
     if weights.bn:

@@ -17,8 +17,10 @@ from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
 from ..ranks import share
 from .drawn import drawn_images
+from .frozen_norm import FrozenStats
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, judge)
+from .painter import has_bfloat16
 from .views import Edge, jitter
 
 # %% ../../nbs/recover/pixels.ipynb #7698cd09
@@ -53,7 +55,8 @@ def invert_pixels(teacher: Classifier,  # frozen
                   quiet=True,           # no progress bar
                   size: int = None,     # side of the images; None: the teacher's
                   start=None,           # in [0, 1], of classes 0, 1, …, 0, 1, …; None: noise
-                  student=None          # x → logits: turns the boundary term on
+                  student=None,         # x → logits: turns the boundary term on
+                  half=False            # the teacher multiplies in bfloat16
                  ) -> Task:
     "Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER)."
     require(steps >= 1, f"inversion needs at least one step, not {steps}")
@@ -65,7 +68,9 @@ def invert_pixels(teacher: Classifier,  # frozen
     for step in progress(range(steps), "pixel inversion", quiet=quiet):
         if watch:
             watch(step, x.detach())
-        terms = inversion_terms(teacher, jitter(x, gen, pad, flip, edge), y, weights, student)
+        view = jitter(x, gen, pad, flip, edge)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            terms = inversion_terms(teacher, view, y, weights, student, FrozenStats)
         x.grad, = torch.autograd.grad(sum(terms.values()), x)
         opt.step()
         with torch.no_grad():
@@ -83,7 +88,10 @@ class PixelsSettings(Settings):
     flip: bool = True          # mirror half of the views
     pad: Whole = 2             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
-    terms: TermWeights = field(default_factory=lambda: TermWeights(bn=.3, adv=0., tv=1e-4))
+    # of the teacher's products; 'auto': bfloat16 on processors that have it
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    terms: TermWeights = field(
+        default_factory=lambda: TermWeights(bn=.3, adv=0., tv=1e-4))
     budgets = dict(
         demo=dict(per_class=10, steps=60, lr=.02),
         smoke=dict(per_class=2, steps=2))
@@ -104,6 +112,12 @@ class Pixels(Recover):
         n = self.s.per_class * teacher.n_classes
         return drawn_images(n, side, rng(key, "start"), teacher.channels)
 
+    def half(self) -> bool:
+        "Whether teachers multiply in bfloat16."
+        on_cpu = torch.device(self.given.device).type == "cpu"
+        asked = self.s.precision
+        return asked == "bfloat16" or asked == "auto" and on_cpu and has_bfloat16()
+
     def invert(self, j: int,         # place in the pool
                key: tuple,           # names the randomness
                student=None          # x → logits, or None
@@ -114,8 +128,10 @@ class Pixels(Recover):
         teacher, = self.teachers([j])
         side = min(given.size, teacher.size or given.size)
         keys = given.pool.class_keys(j)
-        task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key,
-                             s.flip, s.pad, s.edge, size=side, start=self.start(teacher, side, key), student=student)
+        start = self.start(teacher, side, key)
+        task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key, s.flip,
+                             s.pad, s.edge, size=side, start=start, student=student,
+                             half=self.half())
         x = task.x.expand(-1, given.channels, -1, -1)
         x = resized(x, (given.size, given.size)).clamp(0, 1)
         return Task(x, task.y, task.classes, j)
