@@ -6,7 +6,7 @@
 __all__ = ['ENDINGS', 'BESIDE', 'BEST', 'plain_name', 'is_model', 'model_files']
 
 # %% ../../nbs/pool/choose.ipynb #fee42abd
-import re
+import os, re
 from collections import Counter
 from pathlib import Path
 
@@ -23,9 +23,10 @@ BEST = re.compile(r"(.*[\W_])?best([\W_].*)?", re.IGNORECASE)
 
 def plain_name(file
               ) -> str:
-    "Its name without the endings of files of weights, also `.pth.tar`."
-    name = Path(file).name
-    return ENDINGS.sub("", name) if ENDINGS.search(name) else Path(file).stem
+    "Its name without the endings of files of weights, also `.pth.tar`; of printable letters."
+    name = os.fsencode(Path(file).name).decode("utf-8", "replace")
+    name = "".join(c if c.isprintable() else "_" for c in name)
+    return (ENDINGS.sub("", name) if ENDINGS.search(name) else Path(name).stem)[:150]
 
 def is_model(file: Path) -> bool: # by its name
     hidden = file.name.startswith(".")
