@@ -15,7 +15,7 @@ import torch
 from ..adopt import normalisers
 from ..core import PoolError, fork_seed, require
 from ..own import real_looking
-from .choose import plain_name
+from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, read_weights
 from .fits import chosen, normalisations, other_count, report
 from .hub import hub_state, in_hub, understood
@@ -38,7 +38,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
             "or what they are (class_names)", PoolError)
     mean, std = _floats(file, mean, std)
     name = name or plain_name(file)
-    about = {"class_names": class_names, "trained": dict(imported=file.name), **spec,
+    about = {"class_names": class_names, "trained": dict(imported=shown_name(file)), **spec,
              "arch_args": args}
     spec = ModelSpec(name, arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
