@@ -34,8 +34,8 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     arch, n_classes, class_names, args = understood(
         arch, n_classes, class_names, spec.get("arch_args"))
     n_classes = n_classes or len(class_names or ())
-    require(n_classes, f"{file.name}: say how many classes it has (n_classes) "
-            "or what they are (class_names)", PoolError)
+    require(n_classes, f"{file.name}: say how many classes it has (n_classes, --classes) "
+            "or what they are (class_names, --names)", PoolError)
     mean, std = _floats(file, mean, std)
     name = name or plain_name(file)
     about = {"class_names": class_names, "trained": dict(imported=shown_name(file)), **spec,
@@ -144,10 +144,11 @@ def _shown(args):
 def _ask(file, spec, args):
     "Raises `PoolError` if something is not said that no weight shows."
     silent = [k for k in ASKED.get(spec.arch, {}) if k not in spec.arch_args]
-    more = f" {_shown(args)}" if args else ""
+    more = "".join(f" --arch-arg {k}={json.dumps(v)}" for k, v in (args or {}).items())
     for k in silent:
         raise PoolError(f"{_title(file, spec)}: no weight shows {ASKED[spec.arch][k]}: "
-                        f"say arch_args {k}=true or {k}=false{more} (--arch-arg NAME=VALUE)")
+                        f"say --arch-arg {k}=true or --arch-arg {k}=false{more} (in Python "
+                        f"arch_args=dict({k}=True) and so on)")
 
 def _same_answers(spec, factories):
     "Do two fits give networks that answer the same?"
