@@ -43,10 +43,10 @@ class Fit:
 
 # %% ../../nbs/pool/fits.ipynb #56cd708a
 COUNTERS = {"num_batches_tracked", "total_ops", "total_params", "n_averaged", "_extra_state",
-            "position_ids"}         # last names of what is no weight
+            "position_ids", "tp", "fp", "tn", "fn", "confmat", "total",
+            "correct"}              # last names of what is no weight
 HARMLESS = re.compile(              # a part whose tensors do nothing to an answer
-    r"(\w*_)?(criterion|loss\w*|metrics?|acc\w*|auroc|f1\w*|confmat|pos_weight|class_weights?)"
-    r"|(train|val|valid|validation|test)_\w+")
+    r"(\w*_)?(criterion|loss\w*|metrics?|acc\w*|auroc|pos_weight|class_weights?)")
 LEGACY = (                          # how old files call it, and how it is called now
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)"), r"\1\2"),
     (re.compile(r"\.gamma$"), ".weight"),
