@@ -85,8 +85,8 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"dfml_nb {__version__}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, f in COMMANDS.items():
-        first = f.__doc__.split(";")[0]
-        one = commands.add_parser(name, help=first, description=f.__doc__)
+        said = f.__doc__ or name        # nothing, where Python leaves them out (-OO)
+        one = commands.add_parser(name, help=said.split(";")[0], description=said)
         comments = docments(f, returns=False)
         for param in signature(f).parameters.values():
             add_parameter(one, param, comments[param.name])
@@ -168,7 +168,9 @@ def spell_out(e: UnicodeEncodeError) -> tuple: # (text in ASCII, where to go on)
 codecs.register_error("spell_out", spell_out)
 
 def readable():
-    "Let both streams of this process take any text."
+    "Let both streams of this process take any text; one that was closed swallows it."
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):      # not in a notebook
             stream.reconfigure(errors="spell_out")

@@ -20,7 +20,7 @@ from .decoding import (channels_of, decode, decode_all, guess_channels, image_ki
                               kinds_text)
 from .downloads import DOWNLOADS, fetch
 from .glyphs import digits_data, glyph_data
-from .listing import LAYOUT, list_images, say
+from .listing import LAYOUT, list_images, misnamed, say
 from .pictures import FAMILIES, show_images
 from .splits import SPLITS, DataSet, Split, check_channels, check_disjoint
 
@@ -111,7 +111,8 @@ def find_folder(name, # a folder's name under the root, or its path
 def no_splits(folder: Path) -> str:
     "What to say if a folder has no splits in it."
     itself = folder.name in SPLITS
-    there = f" (it is one of them: name {folder.parent})" if itself else ""
+    there = f" ({misnamed(folder)})" if misnamed(folder) else ""
+    there = f" (it is one of them: name {folder.parent})" if itself else there
     for split in SPLITS:
         for found in sorted(folder.glob(f"*/{split}")):
             there = f" (they are in {found.parent}: name that folder)"
@@ -136,6 +137,7 @@ def folder_data(name: str,      # a folder name under the root, or a path
     require(folder.is_dir(), no_data(name, folder), DataError)
     listings = {s: list_images(folder/s) for s in SPLITS if (folder/s).is_dir()}
     require(listings, no_splits(folder), DataError)
+    say("" if quiet else misnamed(folder))
     check_disjoint(folder.name, listings)
     kinds = {s: split_kinds(folder, s, files, quiet) for s, files in listings.items()}
     channels = channels or max(map(channels_of, kinds.values()))

@@ -7,6 +7,7 @@ __all__ = ['MODES', 'decode', 'guess_channels', 'decode_all']
 
 # %% ../nbs/decoding.ipynb #1f000003
 import contextlib
+import os
 from enum import IntFlag
 from itertools import chain
 
@@ -22,7 +23,16 @@ def naming(file): # an image file
     try:
         yield
     except Exception as e:
-        raise DataError(f"{file} cannot be read as an image ({e}): replace it or delete it") from e
+        shown = "".join(c if c.isprintable() else " " for c in str(file)[:300])
+        if "://" in shown:
+            cure = "nothing is downloaded here: download it first, and name the file"
+        elif isinstance(e, FileNotFoundError):
+            cure = f"there is no such file in {os.getcwd()}, or its path is another"
+        elif isinstance(e, IsADirectoryError):
+            cure = "it is a folder: name the files in it"
+        else:
+            cure = "replace it or delete it"
+        raise DataError(f"{shown} cannot be read as an image ({e}): {cure}") from e
 
 # %% ../nbs/decoding.ipynb #1f000011
 class Kind(IntFlag):
@@ -32,6 +42,7 @@ class Kind(IntFlag):
     PALETTE = 4
     ALPHA = 8
     DIM = 16     # deep, and using less than a sixteenth of its range
+    SEVERAL = 32 # several pictures: an animation, pages
 
 GREY = {"1", "L", "LA", "La", "F"}   # and all whole numbers of more than 8 bits, "I…"
 
@@ -42,7 +53,8 @@ def kind_of(im: Image.Image) -> Kind:
              Kind.DEEP: whole or im.mode == "F",
              Kind.PALETTE: im.mode in ("P", "PA"),
              Kind.ALPHA: im.mode.lower() in ("rgba", "la", "pa") or "transparency" in im.info,
-             Kind.DIM: whole and np.asarray(im).max() < 4096}
+             Kind.DIM: whole and np.asarray(im).max() < 4096,
+             Kind.SEVERAL: getattr(im, "n_frames", 1) > 1}
     return Kind(sum(kind for kind, holds in marks.items() if holds))
 
 # %% ../nbs/decoding.ipynb #1f000012
@@ -54,7 +66,10 @@ def in_8_bits(im: Image.Image  # of 16 bits a pixel, or of floating-point number
     if not (x.min() >= 0 and x.max() <= top):
         raise ValueError(f"its pixels go from {x.min()} to {x.max()}, not from 0 to {top}: "
                          "save it with 8 or 16 bits a pixel")
-    return Image.fromarray(np.round(x * (255 / top)).astype(np.uint8))
+    out = np.round(x * (255 / top)).astype(np.uint8)
+    if "transparency" in im.info:
+        out[x == im.info["transparency"]] = 255
+    return Image.fromarray(out)
 
 def in_plain_form(im: Image.Image) -> Image.Image: # 8 bits a channel and opaque
     "An image by the rules of the table."
@@ -126,7 +141,8 @@ def decode_all(files: list,   # image files
 # %% ../nbs/decoding.ipynb #1f000019
 RULES = {Kind.DEEP: "have 16 bits a pixel or more (scaled to 8)",
          Kind.PALETTE: "have a palette (read as its colours)",
-         Kind.ALPHA: "have an alpha channel (laid on white)"}
+         Kind.ALPHA: "have an alpha channel (laid on white)",
+         Kind.SEVERAL: "hold several pictures (the first is taken)"}
 
 def kinds_text(name: str,    # of the split
                kinds,        # uint8 (N, 1), of image_kinds

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from .core import DataError, require
+from .splits import SPLITS
 
 # %% ../nbs/listing.ipynb #c587bbd9
 with contextlib.suppress(ImportError):
@@ -135,3 +136,14 @@ def list_images(folder    # holds one folder a class
     if left:
         say(f"{folder}: left out {left_text(left, folder)}")
     return found
+
+# %% ../nbs/listing.ipynb #1f0000b2
+OTHERS = dict(training="train", trn="train", valid="val", validation="val", dev="val",
+              testing="test", tst="test")    # what splits are called elsewhere
+
+def misnamed(folder) -> str: # a sentence, or nothing
+    "Which folders seem to be splits under another name."
+    names = [e.name for e in visible(folder) if os.path.isdir(e.path) and e.name not in SPLITS]
+    lower = {n: OTHERS.get(n.lower(), n.lower()) for n in names}
+    found = [f"{n} is not looked at: rename it to {s}" for n, s in lower.items() if s in SPLITS]
+    return f"{folder}: {', '.join(found)}" if found else ""

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -39,6 +40,11 @@ def side(name: str, # of a torchvision network
     if family == "maxvit": return dict(input_size=(size, size))
     return dict(image_size=size) if family == "vit" else {}
 
+# %% ../nbs/zoo.ipynb #0a2200b1
+def near(name: str, known: list) -> str: # the most similar names, or nothing
+    found = get_close_matches(name, known, 3)
+    return f"perhaps {' or '.join(found)}; " if found else ""
+
 # %% ../nbs/zoo.ipynb #0a220008
 def torchvision_net(name: str,         # for example mobilenet_v3_small
                     n_classes: int,    # number of outputs
@@ -47,8 +53,9 @@ def torchvision_net(name: str,         # for example mobilenet_v3_small
                     **kw               # more arguments of torchvision's constructor
                    ) -> HeadedNet:
     "An untrained torchvision classifier by name. Raises `SettingsError` for unknown names."
-    require(name in tvm.list_models(module=tvm),
-            f"torchvision has no classifier {name!r}: see torchvision.models.list_models()")
+    known = tvm.list_models(module=tvm)
+    require(name in known, f"torchvision has no classifier {name!r}: {near(name, known)}"
+            "torchvision.models.list_models() has all names")
     kw = {**side(name, size), **kw}
     net = tvm.get_model(name, weights=None, num_classes=n_classes, **kw)
     if channels != 3:
@@ -83,7 +90,8 @@ def timm_net(name: str,         # for example resnet26d, convnext_atto
     "An untrained network of timm by name. Raises `SettingsError`."
     timm = library("timm", "timm")
     only_builds(kw)
-    require(timm.is_model(name), f"timm has no network {name!r}: see timm.list_models()")
+    require(timm.is_model(name), f"timm has no network {name!r}: "
+            f"{near(name, timm.list_models())}timm.list_models() has all names")
     make = partial(timm.create_model, name, pretrained=False, num_classes=n_classes,
                    in_chans=channels)
     try:
@@ -194,6 +202,7 @@ def factory_at(place: str # MODULE:FUNCTION, or FILE.py:FUNCTION
     try:
         found = getattr(imported(module), name, None)
     except Exception as e:      # the caller's own code can fail in any way
-        raise SettingsError(f"{module} cannot be imported ({type(e).__name__}: {e})") from e
+        where = f": is it in {os.getcwd()}?" if isinstance(e, ImportError) else ""
+        raise SettingsError(f"{module} cannot be imported ({type(e).__name__}: {e}){where}") from e
     require(callable(found), f"{module} has no function or class {name!r}")
     return found

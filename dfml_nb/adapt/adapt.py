@@ -37,7 +37,7 @@ def check_way(model: Classifier, way: int): # classes of the task
     "Raises `EpisodeError` if the model's head has too few outputs for the task."
     require(way <= model.n_classes,
             f"this model has {model.n_classes} outputs and cannot be fine-tuned to {way} classes: "
-            "use nearest_centroid (--adapt centroid)", EpisodeError)
+            "say how='centroid' (--adapt centroid), which takes any number", EpisodeError)
 
 # %% ../../nbs/adapt/adapt.ipynb #ada40001
 def fine_tuned(model: Classifier,             # in layers of its own

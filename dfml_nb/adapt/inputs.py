@@ -6,8 +6,10 @@
 __all__ = ['as_images']
 
 # %% ../../nbs/adapt/inputs.ipynb #ada10004
+import io
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Set
 from contextlib import contextmanager
 
@@ -36,9 +38,15 @@ def understood(what: str, # cannot be understood
 
 # %% ../../nbs/adapt/inputs.ipynb #ada10009
 FILES = str, bytes, os.PathLike
-ONE = Image.Image, *FILES       # one picture
+STREAMS = io.IOBase, tempfile.SpooledTemporaryFile       # opened files, or what was sent
+ONE = Image.Image, *FILES, *STREAMS                      # one picture
 PICTURES = ("pass a tensor or an array (N, C, H, W) or (N, H, W, C) of floats between 0 and 1 or "
             "of bytes, or a list of arrays, PIL images or files")
+
+def is_sample(v) -> bool: # an image and its label, or a batch of them
+    if isinstance(v, Mapping): return True
+    if not isinstance(v, (tuple, list)): return False
+    return len({np.shape(p) for p in v}) > 1 or any(isinstance(p, FILES) for p in v)
 
 def in_order(x):        # whatever somebody passes as pictures
     "A tensor, an array, or a list of single pictures."
@@ -54,6 +62,8 @@ def in_order(x):        # whatever somebody passes as pictures
     ordered = isinstance(x, Iterable) and not isinstance(x, (Mapping, Set))
     require(ordered, f"a {type(x).__name__} holds no pictures: {PICTURES}", EpisodeError)
     x = list(x)
+    require(not (x and is_sample(x[0])), "these are samples of images and labels: pass the images, for example "
+            "[x for x, y in samples], and then the labels, [y for x, y in samples]", EpisodeError)
     singles = any(isinstance(p, (*ONE, torch.Tensor, np.ndarray)) for p in x)
     return x if singles else np.asarray(x)
 
@@ -72,7 +82,7 @@ def fractions(x,                 # a tensor
         return x.to(model.mean) / 255
     require(x.is_floating_point(),
             f"images must be bytes, or floats between 0 and 1, not {x.dtype}: x / 255, "
-            "if they go up to 255", EpisodeError)
+            "if they go up to 255; x / 65535, if up to that; x.float(), if only to 1", EpisodeError)
     return x.to(model.mean)
 
 def channels_first(x,             # (..., C, H, W) or (..., H, W, C)
@@ -88,7 +98,11 @@ def one_picture(p,                # a file, a PIL image, an array or a tensor
                 model: Classifier # that shall see it
                ) -> torch.Tensor: # (C, H, W), in the model's size
     "A single picture."
-    if isinstance(p, FILES):
+    if isinstance(p, STREAMS):
+        x = torch.tensor(decode(p, model.channels))
+    elif isinstance(p, bytes) and b"\0" in p:        # no path, but what is in a file
+        x = torch.tensor(decode(io.BytesIO(p), model.channels))
+    elif isinstance(p, FILES):
         x = torch.tensor(decode(os.path.expanduser(os.fsdecode(p)), model.channels))
     elif isinstance(p, Image.Image):
         p = in_plain_form(ImageOps.exif_transpose(p)).convert(MODES[model.channels])
@@ -96,8 +110,9 @@ def one_picture(p,                # a file, a PIL image, an array or a tensor
     else:
         x = as_tensor(in_order(p))
     x = x[None] if x.ndim == 2 else channels_first(x, model.channels)
+    hint = ": join batches by torch.cat" if x.ndim == 4 else ""
     require(x.ndim == 3 and x.numel(),
-            f"one picture of a list is (C, H, W), not {tuple(x.shape)}", EpisodeError)
+            f"one picture of a list is (C, H, W), not {tuple(x.shape)}{hint}", EpisodeError)
     x = fractions(x, model)
     return resized(x[None], (model.size, model.size))[0] if model.size else x
 
@@ -126,7 +141,7 @@ def check_pixels(x: torch.Tensor,   # floats
     require(h and w, f"images of {h}x{w} pixels show nothing", EpisodeError)
     low, high = (v.item() for v in x.aminmax()) if n else (0., 1.)
     require(math.isfinite(low + high), "there is NaN or infinity among the pixels", EpisodeError)
-    require(-1 <= low and high <= 2,
+    require(-.5 <= low and high <= 1.5,
             f"pixels must lie between 0 and 1, and these between {low:.3g} and {high:.3g}: "
             "divide by 255 if they are bytes, and do not normalise them, the model does",
             EpisodeError)

@@ -8,6 +8,7 @@ __all__ = ['coded', 'places', 'check_support']
 # %% ../../nbs/adapt/labels.ipynb #ada70004
 import operator
 from collections.abc import Iterable, Mapping, Set
+from numbers import Number
 
 import numpy as np
 import torch
@@ -32,10 +33,15 @@ def plain_labels(y      # whatever somebody passes as labels
             many = isinstance(y, Iterable) and not isinstance(y, (Mapping, Set, *FILES))
             require(many, f"a {type(y).__name__} holds no labels: {LABELS}", EpisodeError)
             y = list(y)
-            words = {isinstance(v, str) for v in y}
+            words = {isinstance(v, (str, bytes)) for v in y}
             require(len(words) < 2, f"some labels are words and some are not: {LABELS}",
                     EpisodeError)
         y = np.asarray(y)
+        alike = [all(isinstance(v, kind) for v in y.ravel()) for kind in (Number, bytes)]
+        if y.dtype.kind == "O" and any(alike):
+            y = np.array(y.tolist())
+        if y.dtype.kind == "S":        # words of a file, in bytes
+            y = np.char.decode(y, "utf-8")
         if y.dtype.kind in "OUT" and all(isinstance(v, str) for v in y.ravel()):
             return y.astype(str)
         return whole_numbers(y)

@@ -100,7 +100,7 @@ def add(self: _Growing, spec, state):
     "Put one more model in."
     if self.specs is None:
         self.open()
-    taken = f"the pool {self.path} already has a model {spec.name!r}: choose another name"
+    taken = f"the pool {self.path} already has a model {spec.name!r}: choose another (--name)"
     require(spec.name not in self.names, taken, PoolError)
     spec.file = _file_name(spec.name, self.files)
     data = save(state)

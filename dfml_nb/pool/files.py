@@ -56,6 +56,11 @@ def read_pt(path,
                         f"download it again, or {RESAVE}") from e
 
 # %% ../../nbs/pool/files.ipynb #44882585
+def items_of(nest) -> dict: # of a table, a list, or a table of somebody's own class; else None
+    "What may be weights or hold some, by name."
+    if isinstance(nest, (list, tuple)): return dict(enumerate(nest))
+    return nest.items if isinstance(nest, Inert) else nest if isinstance(nest, dict) else None
+
 def nests_of(obj      # what a file held
             ) -> list: # of (names that lead there, table)
     "All tables of a checkpoint that may hold weights; each once, though a file may hold itself."
@@ -64,12 +69,12 @@ def nests_of(obj      # what a file held
     todo = [((), obj)]
     while todo:
         path, nest = todo.pop()
-        items = dict(enumerate(nest)) if isinstance(nest, (list, tuple)) else nest
-        if not isinstance(items, dict) or id(nest) in seen or len(path) > DEEPEST:
+        items = items_of(nest)
+        if items is None or id(nest) in seen or len(path) > DEEPEST:
             continue
         seen.add(id(nest))
         found.append((path, items))
-        below = {k: v for k, v in items.items() if isinstance(v, (dict, list, tuple))}
+        below = {k: v for k, v in items.items() if isinstance(v, (dict, list, tuple, Inert))}
         inner = [((*path, str(k)), v) for k, v in below.items() if _is_name(k)]
         todo += [(p, v) for p, v in reversed(inner) if not BOOKS.fullmatch(p[-1])]
     return found
@@ -117,6 +122,19 @@ def other_kind(obj,      # what a file held
             return f"{brief(name)} holds a whole model (a {kind}), which is a program: {way}"
     return ""
 
+def of_numpy(obj, name: str) -> str: # what it is and what to do, or ''
+    "Whether it holds arrays of NumPy where tensors are wanted, as a sentence."
+    for path, nest in nests_of(obj):
+        if sum(_is_array(v) for v in nest.values()) * 2 > len(nest):
+            key = "']['".join(path)
+            key = key if re.fullmatch(r"[\w'\]\[]{0,80}", key) else ""
+            way = way_out("numpy", name, key)
+            return f"{brief(name)} holds arrays of NumPy where tensors are wanted: {way}"
+    return ""
+
+def _is_array(v):
+    return isinstance(v, Inert) and v.name.startswith("numpy") and v.name.endswith("_reconstruct")
+
 def quantised(obj, name: str) -> str: # what it is and what to do, or ''
     for _, nest in nests_of(obj):
         if any(map(_is_quantised, nest.values())):
@@ -145,7 +163,8 @@ def read_file(file,
     except (OSError, ValueError):      # a name that no file can have
         there = False
     require(there, f"{brief(file)} does not exist, or is no file", PoolError)
-    if file.suffix.lower() == ".safetensors":
+    pickled = start_of(file).startswith((b"PK\3\4", b"\x80"))
+    if file.suffix.lower() == ".safetensors" and not pickled:
         return read_safetensors(file, FRESH_FILE, most)
     return read_pt(file, most)
 
@@ -157,7 +176,7 @@ def read_weights(file,    # .safetensors, .pt, .pth, or of any other name
     name = Path(file).name
     obj = read_file(file, most)
     state = tensors_of(obj)
-    other = quantised(obj, name) or (not state and other_kind(obj, name))
+    other = quantised(obj, name) or not state and (other_kind(obj, name) or of_numpy(obj, name))
     require(not other, other, PoolError)
     problem = f"{brief(name)} holds no weights (a table of names and tensors): {RESAVE}"
     require(state, problem, PoolError)

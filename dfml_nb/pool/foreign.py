@@ -14,9 +14,10 @@ import torch
 
 from ..adopt import normalisers
 from ..core import PoolError, fork_seed, require
-from .choose import plain_name
+from ..own import real_looking
+from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, read_weights
-from .fits import chosen, other_count, report
+from .fits import chosen, normalisations, other_count, report
 from .hub import hub_state, in_hub, understood
 from .inspect import ASKED, other_arguments
 from .restore import check_alive, restore, wanted
@@ -33,11 +34,11 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     arch, n_classes, class_names, args = understood(
         arch, n_classes, class_names, spec.get("arch_args"))
     n_classes = n_classes or len(class_names or ())
-    require(n_classes, f"{file.name}: say how many classes it has (n_classes) "
-            "or what they are (class_names)", PoolError)
+    require(n_classes, f"{file.name}: say how many classes it has (n_classes, --classes) "
+            "or what they are (class_names, --names)", PoolError)
     mean, std = _floats(file, mean, std)
     name = name or plain_name(file)
-    about = {"class_names": class_names, "trained": dict(imported=file.name), **spec,
+    about = {"class_names": class_names, "trained": dict(imported=shown_name(file)), **spec,
              "arch_args": args}
     spec = ModelSpec(name, arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
@@ -46,18 +47,49 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
         spec.trained = {**spec.trained, "weights": fit.root[:200]}
     try:
         model = restore(spec, fit.weights(), factories, FRESH_FILE, strict=True)
-        _note_twice(file, model, say or say_note)
+        for note in (_twice(model), _beside(spec, fit), _unsteady(model)):
+            if note:
+                (say or say_note)(f"{file.name}: {note}")
         return check_alive(model, spec), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 
-def _note_twice(file, model, say):
-    "A network that seems to normalise its images itself, after the pool has done it, is said."
+def _twice(model):
+    "A network that seems to normalise its images itself, after the pool has done it, in words."
     parts = normalisers(model.net, model.channels)
-    if parts and (model.mean.any() or (model.std != 1).any()):
-        say(f"{file.name}: the network seems to normalise its images itself "
-            f"({', '.join(p.removeprefix('body.') or 'mean, std' for p in parts[:3])}), after your "
-            "mean and std. If it is to do that alone, say mean 0 and std 1 for each channel")
+    if not parts or not model.mean.any() and (model.std == 1).all(): return ""
+    named = ", ".join(p.removeprefix("body.") or "mean, std" for p in parts[:3])
+    return (f"the network seems to normalise its images itself ({named}), after your mean and std. "
+            "If it is to do that alone, say mean 0 and std 1 for each channel")
+
+def _beside(spec, fit):
+    "What lies beside the network and seems to normalise its images otherwise, in words."
+    used = set(fit.names.values())
+    for names, pair in normalisations(fit.state).items():
+        if used.isdisjoint(names):
+            rows = torch.stack([v.double().flatten().expand(spec.channels) for v in pair])
+            rows = rows / (255 if rows.max() > 4 else 1)
+            said = torch.tensor([spec.mean, spec.std], dtype=torch.float64)
+            if not torch.allclose(rows, said, atol=2e-3):
+                m, s = (",".join(f"{v:.4g}" for v in row) for row in rows.tolist())
+                return (f"{brief(names[0], 60)} and {brief(names[1], 60)} lie beside the network. "
+                        f"If its images were normalised by them, say --mean {m} --std {s}")
+    return ""
+
+@torch.no_grad()
+def _unsteady(model):
+    "A network that does not answer an image alike each time and in any company, in words."
+    x = real_looking(4, model.channels, model.size).to(model.mean)
+    first = model(x)
+    def differs(out, many):
+        return (out - first[:many]).abs().max() > 1e-2 * first.abs().max()
+    if differs(model(x), 4):
+        return ("the network answers the same pictures otherwise each time: it draws random "
+                "numbers when it is asked (F.dropout needs training=self.training)")
+    if differs(model(x[:1]), 1):
+        return ("the network's answer to a picture depends on the others of its batch: what you "
+                "measured with other batches will not come out here")
+    return ""
 
 def _room(want) -> int: # bytes
     "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."
@@ -112,10 +144,11 @@ def _shown(args):
 def _ask(file, spec, args):
     "Raises `PoolError` if something is not said that no weight shows."
     silent = [k for k in ASKED.get(spec.arch, {}) if k not in spec.arch_args]
-    more = f" {_shown(args)}" if args else ""
+    more = "".join(f" --arch-arg {k}={json.dumps(v)}" for k, v in (args or {}).items())
     for k in silent:
         raise PoolError(f"{_title(file, spec)}: no weight shows {ASKED[spec.arch][k]}: "
-                        f"say arch_args {k}=true or {k}=false{more} (--arch-arg NAME=VALUE)")
+                        f"say --arch-arg {k}=true or --arch-arg {k}=false{more} (in Python "
+                        f"arch_args=dict({k}=True) and so on)")
 
 def _same_answers(spec, factories):
     "Do two fits give networks that answer the same?"

@@ -19,7 +19,7 @@ class Refused(Exception):
 
 class Inert:
     "In the place of an object that only a program could make. It does nothing."
-    __slots__ = "name", "args", "state"
+    __slots__ = "name", "args", "state", "items"
 
     def __init__(self,
                  name: str, # of its class or maker, e.g. 'argparse.Namespace'
@@ -28,6 +28,7 @@ class Inert:
         self.name = name
         self.args = args
         self.state = None   # attributes, if the file gives it any
+        self.items = None   # what is in it, if it is a table of somebody's own class
 
     def __repr__(self):
         return f"<{self.name}>"

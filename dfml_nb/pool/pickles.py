@@ -147,16 +147,23 @@ def _tuple_of(n, m, _):
 STEPS.update({f"TUPLE{n}": partial(_tuple_of, n) for n in (1, 2, 3)})
 
 def _fill(m, items):
-    "Put items into the table or list that is now on top."
+    "Put items into the list or set that is now on top."
     top = m.stack[-1]
     if type(top) is list:
         top.extend(items)
-    elif type(top) in (dict, Counter):
-        top.update(table_of(zip(items[::2], items[1::2])))
     elif type(top) is set:
         top.update(map(key_of, items))
     else:
         expect(type(top) is Inert, f"items for a {type(top).__name__}")
+
+def _fill_table(m, items):
+    "Put keys and values, one after the other, into the table that is now on top."
+    top = m.stack[-1]
+    expect(type(top) in (dict, Counter, Inert), f"items for a {type(top).__name__}")
+    if type(top) is Inert:
+        top.items = {} if top.items is None else top.items
+        top = top.items
+    top.update(table_of(zip(items[::2], items[1::2])))
 
 @step("APPEND")
 def _append(m, _):
@@ -164,11 +171,15 @@ def _append(m, _):
 
 @step("SETITEM")
 def _set_item(m, _):
-    _fill(m, m.last(2))
+    _fill_table(m, m.last(2))
 
-@step("APPENDS", "SETITEMS", "ADDITEMS")
+@step("APPENDS", "ADDITEMS")
 def _fill_all(m, _):
     _fill(m, m.since_mark())
+
+@step("SETITEMS")
+def _set_all(m, _):
+    _fill_table(m, m.since_mark())
 
 @step("FROZENSET")
 def _frozen(m, _):

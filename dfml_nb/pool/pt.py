@@ -6,7 +6,7 @@
 __all__ = ['EMPTY', 'open_pt']
 
 # %% ../../nbs/pool/pt.ipynb #3413fcf1
-import io, zipfile
+import io, re, zipfile
 
 import torch
 
@@ -18,6 +18,11 @@ from .storages import HEAD, Numbers, Storages
 
 # %% ../../nbs/pool/pt.ipynb #5055c95d
 CONTENTS = 2**23   # of an archive's table of contents
+ARCHIVES = (       # a file in an archive that is none of weights, what that is, what to do
+    (r".*\.npy", "an archive of NumPy arrays", "npz"),
+    (r"(.*/)?(archive_format|serialized_exported_program\.json|models/\w+\.json)",
+     "a program of torch.export", "exported"),
+    (r"model\.weights\.h5", "a model of Keras", "keras"))
 PIECE = 2**20
 
 def contents_size(f) -> int: # bytes, as the last bytes of a zip archive say
@@ -40,6 +45,9 @@ class Archive(Storages):
         script = any(i.filename.endswith("/constants.pkl") for i in infos)
         expect(not script, "TorchScript, which is a program", "script")
         roots = [i.filename[:-8] for i in infos if i.filename.endswith("data.pkl")]
+        for pattern, kind, way in ARCHIVES:
+            other = any(re.fullmatch(pattern, i.filename) for i in infos)
+            expect(roots or not other, kind, way)
         expect(len(roots) == 1, f"a zip archive with {len(roots)} pickles for one", "zip")
         expect(all(i.compress_type == zipfile.ZIP_STORED for i in infos), "compressed records")
         expect(sum(i.file_size for i in infos) <= self.size, "more than the file holds")

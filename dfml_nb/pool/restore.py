@@ -25,6 +25,7 @@ from ..adopt import is_split
 from ..own import HeadedNet, real_looking
 from ..zoo import side
 from .files import FRESH, brief, state_problem
+from .kinds import WAYS
 from .spec import ModelSpec
 
 # %% ../../nbs/pool/restore.ipynb #45786380
@@ -130,7 +131,7 @@ def _blueprint(arch, n_classes, channels, size, args: str, most: int):
 def _blind(spec, e):
     shape = f"{spec.channels}x{spec.size}x{spec.size}"
     return (f"model {spec.name!r} cannot look at images of {shape} ({brief(e)}): "
-            "correct its size and channels")
+            "correct its size and channels, or, if it is your own, what its forward does")
 
 # %% ../../nbs/pool/restore.ipynb #3ac0a62c
 def wanted(spec: ModelSpec,
@@ -161,6 +162,8 @@ def restore(spec: ModelSpec,    # what the pool says about the model
     hint = f". Is its architecture or class count wrong? If not, {advice}"
     if problem and "NaN" in problem:
         hint = f": {advice}"
+    if problem and " holds torch." in problem:
+        hint = f": {WAYS['quantised']}"
     name = f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
     require(not problem, f"{name}: {problem}{hint}", PoolError)
     net = blank_net(spec, factories)
