@@ -6,7 +6,7 @@
 __all__ = ['DataFreeMetaLearner', 'Pool', 'import_folder', 'import_model']
 
 # %% ../nbs/names.ipynb #a9000004
-__version__ = ""   # from settings.ini; each export writes it here
+__version__ = "0.1.0"
 
 # %% ../nbs/names.ipynb #a9000005
 import importlib

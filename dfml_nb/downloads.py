@@ -32,7 +32,8 @@ CIFAR_FS = dict(
     test="""
         baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail
         sweet_pepper table telephone wardrobe whale woman worm""")
-CIFAR_FS_SPLIT = split_of({s: names.split() for s, names in CIFAR_FS.items()})  # class name → split
+# class name → split
+CIFAR_FS_SPLIT = split_of({s: names.split() for s, names in CIFAR_FS.items()})
 
 # %% ../nbs/downloads.ipynb #fb0a6120
 def cifar_items(*parts # torchvision's CIFAR100 (data uint8 (N, 32, 32, 3), targets, classes)
