@@ -19,17 +19,21 @@ from .files import brief
 class ModelSpec:
     "What a pool says about one of its models; one row of `pool.json`."
     name: str                 # unique within the pool
-    arch: str                 # name in ARCHS, 'torchvision:NAME', or one that has a factory
+    arch: str  # name in ARCHS, 'torchvision:NAME', or one that has a factory
     n_classes: int            # number of outputs, at least 2
     channels: int = 3         # of the images: 1 (grey) or 3 (colour)
     size: int = 32            # height = width in pixels
-    mean: list = field(default_factory=lambda: [.5] * 3)   # per channel, in units of [0, 1]
-    std: list = field(default_factory=lambda: [.25] * 3)   # per channel, above 0
-    arch_args: dict = field(default_factory=dict)          # more arguments of the architecture
+    # per channel, in units of [0, 1]
+    mean: list = field(default_factory=lambda: [.5] * 3)
+    std: list = field(default_factory=lambda: [.25] * 3)  # per channel, above 0
+    # more arguments of the architecture
+    arch_args: dict = field(default_factory=dict)
     class_names: list = None  # one name an output, or None if nobody knows
-    domain: str = None        # where its classes come from, e.g. 'cifar_fs', or None
-    accuracy: float = None    # on held-out images of its own classes, 0 to 1, or None
-    trained: dict = field(default_factory=dict)            # how it was trained, for the reader
+    domain: str = None  # where its classes come from, e.g. 'cifar_fs', or None
+    # on held-out images of its own classes, 0 to 1, or None
+    accuracy: float = None
+    # how it was trained, for the reader
+    trained: dict = field(default_factory=dict)
     file: str = ""            # weights, in the same folder
     sha256: str = ""          # checksum of that file
 
@@ -106,16 +110,23 @@ SPEC_RULES = dict(
     name=(text, "must be text of at most 200 printable characters"),
     arch=(text, "must be the name of an architecture"),
     n_classes=(whole(2, 100_000), "must be a whole number, at least 2"),
-    channels=(whole(1, 64), "must be a whole number, 1 for grey and 3 for colour"),
+    channels=(whole(1, 64),
+              "must be a whole number, 1 for grey and 3 for colour"),
     size=(whole(1, 2048), "must be a whole number of pixels, at most 2048"),
     mean=(per_channel(-2, 2), f"must be one number per channel, {UNITS}"),
-    std=(per_channel(1e-6, 10), f"must be one number above 0 per channel, {UNITS}"),
+    std=(per_channel(1e-6, 10),
+         f"must be one number above 0 per channel, {UNITS}"),
     arch_args=(arguments, "may hold only small numbers, words and short lists"),
-    class_names=(or_null(names), "must be as many different names as there are classes, or null"),
+    class_names=(or_null(names),
+                 "must be as many different names as there are classes, or "
+                 "null"),
     domain=(or_null(text), "must be text or null"),
     accuracy=(or_null(between(0, 1)), "must lie between 0 and 1, or be null"),
-    trained=(notes, "must be a table of a few plain values, with seconds at least 0"),
-    file=(FILE_NAME, "must be a plain file name ending in .safetensors, inside the pool's folder"),
+    trained=(notes,
+             "must be a table of a few plain values, with seconds at least 0"),
+    file=(FILE_NAME,
+          "must be a plain file name ending in .safetensors, inside the "
+          "pool's folder"),
     sha256=(matches("[0-9a-f]{64}"), "must be 64 hexadecimal digits"))
 
 # %% ../../nbs/pool/spec.ipynb #cba152d7
