@@ -20,18 +20,20 @@ from .splits import split_by_hash, split_of
 # %% ../nbs/downloads.ipynb #16b8906e
 CIFAR_FS = dict(
     train="""
-        apple aquarium_fish bear bee bottle bowl boy bridge bus can castle caterpillar chair
-        clock cloud cockroach couch cup dinosaur dolphin elephant forest girl hamster house
-        kangaroo keyboard lawn_mower lion lizard lobster mountain mouse mushroom oak_tree orange
-        orchid palm_tree pear pine_tree plate porcupine possum rabbit raccoon ray road seal
-        shrew skunk skyscraper snake spider squirrel streetcar sunflower tank tiger train trout
-        tulip turtle willow_tree wolf""",
+        apple aquarium_fish bear bee bottle bowl boy bridge bus can castle
+        caterpillar chair clock cloud cockroach couch cup dinosaur dolphin
+        elephant forest girl hamster house kangaroo keyboard lawn_mower lion
+        lizard lobster mountain mouse mushroom oak_tree orange orchid palm_tree
+        pear pine_tree plate porcupine possum rabbit raccoon ray road seal
+        shrew skunk skyscraper snake spider squirrel streetcar sunflower tank
+        tiger train trout tulip turtle willow_tree wolf""",
     val="""
-        beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle
-        otter sea shark television tractor""",
+        beaver beetle butterfly camel cattle crab crocodile flatfish lamp
+        maple_tree motorcycle otter sea shark television tractor""",
     test="""
-        baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail
-        sweet_pepper table telephone wardrobe whale woman worm""")
+        baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy
+        rocket rose snail sweet_pepper table telephone wardrobe whale woman
+        worm""")
 # class name → split
 CIFAR_FS_SPLIT = split_of({s: names.split() for s, names in CIFAR_FS.items()})
 

@@ -37,8 +37,9 @@ def plain_labels(y      # whatever somebody passes as labels
             require(len(words) < 2, f"some labels are words and some are not: {LABELS}",
                     EpisodeError)
         y = np.asarray(y)
-        alike = [all(isinstance(v, kind) for v in y.ravel()) for kind in (Number, bytes)]
-        if y.dtype.kind == "O" and any(alike):
+        numbers = all(isinstance(v, Number) for v in y.flat)
+        in_bytes = all(isinstance(v, bytes) for v in y.flat)
+        if y.dtype.kind == "O" and (numbers or in_bytes):
             y = np.array(y.tolist())
         if y.dtype.kind == "S":        # words of a file, in bytes
             y = np.char.decode(y, "utf-8")

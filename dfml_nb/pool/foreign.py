@@ -62,6 +62,9 @@ def _twice(model):
     return (f"the network seems to normalise its images itself ({named}), after your mean and std. "
             "If it is to do that alone, say mean 0 and std 1 for each channel")
 
+def _typed(numbers):
+    return ",".join(f"{v:.4g}" for v in numbers)
+
 def _beside(spec, fit):
     "What lies beside the network and seems to normalise its images otherwise, in words."
     used = set(fit.names.values())
@@ -71,9 +74,9 @@ def _beside(spec, fit):
             rows = rows / (255 if rows.max() > 4 else 1)
             said = torch.tensor([spec.mean, spec.std], dtype=torch.float64)
             if not torch.allclose(rows, said, atol=2e-3):
-                m, s = (",".join(f"{v:.4g}" for v in row) for row in rows.tolist())
+                mean, std = map(_typed, rows.tolist())
                 return (f"{brief(names[0], 60)} and {brief(names[1], 60)} lie beside the network. "
-                        f"If its images were normalised by them, say --mean {m} --std {s}")
+                        f"If its images were normalised by them, say --mean {mean} --std {std}")
     return ""
 
 @torch.no_grad()
