@@ -207,7 +207,8 @@ ABLATIONS = dict(  # table → row → settings
 # row of ablation_learn → the learn parts that are left
 WITHOUT = dict(no_distillation=["replay"], no_replay=["bell"])
 
-SHORT_FREE = {**BEFORE, "outer_steps": 20, "warmup": 5, "teachers": 2, "five.ngf": 32,
+SHORT_FREE = {**BEFORE, "outer_steps": 20, "warmup": 5, "teachers": 2,
+              "five.ngf": 32,
               "replay.episodes": 5, "replay.max_batches": 10,
               "bell.measure": 0}
 

@@ -60,7 +60,7 @@ BUDGETS = "paper", "cpu", "demo", "smoke"
 
 @dataclass
 class Recipe:
-    "A row of the table of methods: its parts, and what differs from their defaults."
+    "A row of the table of methods: its parts, and what differs in them."
     about: str                   # one line for humans
     recover: str = None          # a name in RECOVER; None: nothing is recovered
     learn: list = ()             # names in LEARN, in their order
