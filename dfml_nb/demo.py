@@ -43,7 +43,7 @@ def demo_pool(images, out: Path, chosen: dict, **how):
     say(f"1. A pool: {chosen['n_models']} teachers, each trained on 5 of {n} characters.")
     with claimed(out/"pool"):
         pool = pretrain_pool(images, out/"pool", way=5, **how, **chosen)
-    known = {key for j in range(len(pool)) for key in pool.class_keys(j)}
+    known = set().union(*(pool.class_keys(j) for j in range(len(pool))))
     percent = [100 * s.accuracy for s in pool.specs]
     say(f"   They know {len(known)} characters between them, and name "
         f"{min(percent):.0f} to {max(percent):.0f}% of unseen\n"
@@ -118,8 +118,8 @@ def demo_task(learners: dict, images, seed: int) -> tuple: # (task, name → ans
     way = min(5, *(v.model.n_classes for v in learners.values()))
     task = some_queries(episodes(images.test, way, 1, seed=seed)[0], 2)
     names = " ".join(GLYPHS.get(name, name) for name in task.classes)
-    say(f"3. A task: {way} characters that no teacher has seen ({names}), one picture\n"
-        f"   of each. Which of them is on {len(task.query_y)} new pictures? Right answers:")
+    say(f"3. A task: {way} characters that no teacher has seen, one picture of each:\n"
+        f"   {names}. Which of them is on {len(task.query_y)} new pictures? Right answers:")
     said = {}
     for name, learner in learners.items():
         said[name] = answers(learner, task)
