@@ -72,7 +72,8 @@ def clearest(images: dict,   # class → recovered images (N, C, H, W)
     odds = {}
     for teacher, known in zip(teachers, classes):
         for k, key in enumerate(known):
-            odds.setdefault(key, []).append(teacher(images[key]).softmax(1)[:, k])
+            seen = teacher(images[key]).softmax(1)[:, k]
+            odds.setdefault(key, []).append(seen)
     odds = {key: torch.stack(each).mean(0) for key, each in odds.items()}
     best = sorted(odds, key=lambda key: -odds[key].max().item())[:n]
     return torch.stack([images[key][odds[key].argmax()] for key in best]), best
@@ -226,7 +227,7 @@ def demo_picture(
                             width_ratios=(1.5, 1))
     above = fig.add_subplot(grid[0, :])
     draw_recovered(above, *recovered)
-    above.set_title("Recovered from the teachers alone: their pictures are gone",
+    above.set_title("Recovered from teachers whose pictures are gone",
                     fontsize=10)
     left = fig.add_subplot(grid[1:, 0])
     draw_task(left, task, said)
