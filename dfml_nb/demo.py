@@ -195,7 +195,7 @@ def draw_task(ax, task: Episode, said: dict): # name → answers
         draw_answers(ax, y, task, given)
     for label, y in heights.items():
         ax.text(-.2, y + .46, label, ha="right", va="center", fontsize=9)
-    ax.set(xlim=(-4, n + 1.6), ylim=(-.2, len(said) + 2.4), aspect="equal")
+    ax.set(xlim=(-3.6, n + 1.6), ylim=(-.2, len(said) + 2.4), aspect="equal")
 
 # %% ../nbs/demo.ipynb #de300021
 def draw_figures(ax, records: dict, shot: int): # name → record
@@ -222,9 +222,9 @@ def demo_picture(
        ):                  # the matplotlib figure
     "The story of the demo in one picture."
     import matplotlib.pyplot as plt
-    fig = plt.figure(figsize=(10, 6.2), dpi=110, layout="constrained")
-    grid = fig.add_gridspec(3, 2, height_ratios=(1, 1.7, 1.7),
-                            width_ratios=(1.5, 1))
+    fig = plt.figure(figsize=(11, 6.2), dpi=110, layout="constrained")
+    grid = fig.add_gridspec(3, 2, height_ratios=(1, 1.9, 1.9),
+                            width_ratios=(2, 1))
     above = fig.add_subplot(grid[0, :])
     draw_recovered(above, *recovered)
     above.set_title("Recovered from teachers whose pictures are gone",
