@@ -531,11 +531,6 @@ def outcome_text(means: list,    # rows, averaged over data sets
     return said + (f" ({seconds:.0f} s)" if new else " (record)")
 
 # %% ../nbs/commands.ipynb #8eb42c92
-DEMO = (("random", "random initialisation, fine-tuned"),
-        ("teacher", "one teacher, nearest centroid"),
-        ("free", "FREE"),
-        ("pool_distill", "pool_distill, ridge regression"))
-
 def demo(*,
          out: str = "dfml_demo",  # folder for everything the demo makes
          budget: Budget = "demo", # how much is computed
@@ -546,82 +541,11 @@ def demo(*,
          workers: int = None,     # processes on a CPU; default: one a core, if worth it
          quiet: bool = False      # no progress bars
         ) -> dict:                # name → record
-    "The whole way in minutes, from teachers to figures; prints a table, writes pictures and JSON."
-    from dfml_nb.adapt.evaluate import as_table
-    from dfml_nb.core import device_name, pick_device
-    from dfml_nb.data import load_data
-    start = time.perf_counter()
-    out = Path(out)
-    images = load_data(data, quiet=quiet)
-    how = dict(seed=seed, device=device, workers=workers, quiet=quiet)
-    pool = demo_pool(images, out, budget, **how)
-    learners = demo_learners(pool, out, budget, **how)
-    demo_pictures(learners["free"], pool, out)
-    records = demo_tests(learners, images, out, episodes, workers, quiet)
-    print("\n" + as_table({label: r["test"] for label, r in records.items()}) + "\n")
-    print(DEMO_WORDS[0])
-    if budget == "demo":
-        print(DEMO_WORDS[1])
-    took = f"{time.perf_counter() - start:.0f} s on {device_name(pick_device(device))}"
-    print(f"Recovered images: {out/'recovered.png'}. Everything in {out}, {took}.")
-    return records
-
-# %% ../nbs/commands.ipynb #323739e4
-DEMO_WORDS = ("Accuracy in percent with 95% intervals. Inductive: a prediction uses the support "
-              "set and its own image only.",
-              "A minute or two of training on ten small teachers is too little for FREE to get "
-              "far; the results pages show what longer runs reach.")
-
-def demo_pool(images, out: Path, budget: str, **how):
-    "The first step: teachers."
-    from dfml_nb.pool.pretrain import pretrain_pool
-    from dfml_nb.runs import claimed
-    chosen = pool_budget(budget, None)
-    classes = f"5 of the {len(images.train.classes)} meta-train classes of {images.name}"
-    print(f"1. A pool: {chosen['n_models']} teachers, each trained on {classes}.", flush=True)
-    with claimed(out/"pool"):
-        return pretrain_pool(images, out/"pool", way=5, **how, **chosen)
-
-def demo_learners(pool, out: Path, budget: str,
-                  seed, device, workers, quiet # as in demo
-                 ) -> dict:                    # name → learner
-    "The second step: methods."
-    from dfml_nb.recipes import DataFreeMetaLearner, budget_text
-    print("2. The images are gone from here on. FREE and pool_distill learn from the pool "
-          f"alone ({budget_text(budget)}).", flush=True)
-    learners = {}
-    for name, label in DEMO:
-        learner = DataFreeMetaLearner(name, budget, 1, seed, device)
-        learners[name] = learner.fit(pool, run=out/name, quiet=quiet, workers=workers)
-    return learners
-
-def demo_tests(learners: dict, images, out: Path,
-               episodes: int, workers, quiet # as in demo
-              ) -> dict:                     # label → record
-    "The third step: figures."
-    from dfml_nb.adapt.testing import result, test_learner
-    from dfml_nb.core import save_json
-    print(f"3. Test: {episodes} episodes of five characters that no teacher has seen.", flush=True)
-    records = {}
-    for name, label in DEMO:
-        start = time.perf_counter()
-        rows = test_learner(learners[name], images, n=episodes, quiet=quiet, workers=workers)
-        records[label] = result(learners[name], images, rows, time.perf_counter() - start)
-        save_json(out/f"{name}.json", records[label])
-    return records
-
-def demo_pictures(learner, pool, out: Path):
-    "Images of two classes each of five teachers, as `recovered.png`."
-    import matplotlib.pyplot as plt
-    import torch
-    from dfml_nb.pictures import show_images
-    trainer = learner.trainer
-    places = list(range(min(5, len(pool))))
-    key = (learner.seed, "pictures", 0)
-    tasks, _ = trainer.recover.tasks(places, key, trainer.student)
-    rows = []
-    for task in tasks:
-        rows += [task.x[task.y == c][:4] for c in (0, 1)]
-    fig = show_images(torch.cat(rows).cpu(), ncol=8, size=.6)
-    fig.savefig(out/"recovered.png", dpi=100)
-    plt.close(fig)
+    "The whole way in minutes, from teachers to figures; tells it, writes pictures and JSON."
+    from dfml_nb.core import pick_device
+    from dfml_nb.cores import computing
+    from dfml_nb.demo import tell
+    from dfml_nb.worker import hired
+    pool = pool_budget(budget, None)
+    with hired(workers, quiet), computing(pick_device(device)):
+        return tell(Path(out), budget, pool, data, episodes, seed, device, quiet)
