@@ -31,6 +31,12 @@ def config_for(asked: dict,
     return found[0]["config"]
 
 # %% ../nbs/records.ipynb #7c1d0a09
+# FREE as this library had it until its choices were tried one by one
+BEFORE = {"bell.columns": "shared", "bell.own_adam": False,
+          "bell.lr_outer": 1e-3, "bell.visits": 1, "bell.remember": 0,
+          "five.decode": "before", "five.precision": "float32",
+          "replay.second_order": True}
+
 def usual_settings(config: dict # of a DataFreeMetaLearner
                   ) -> dict:    # dotted name → value
     "The defaults of a recipe and of the parts that a configuration names."
@@ -44,7 +50,10 @@ def changed(config: dict # of a DataFreeMetaLearner, as JSON gives it back
     if not config:
         return {}
     usual = usual_settings(config)
-    return {k: v for k, v in flat(config).items() if k not in usual or usual[k] != v}
+    then = BEFORE if config["recipe"] == "free" else {}
+    unnamed = {f"settings.{k}": v for k, v in then.items() if f"settings.{k}" in usual}
+    found = {**unnamed, **flat(config)}   # what a record does not name came later
+    return {k: v for k, v in found.items() if k not in usual or usual[k] != v}
 
 # %% ../nbs/records.ipynb #7c1d0a0b
 def result_file(e,       # an Experiment

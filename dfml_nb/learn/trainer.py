@@ -153,7 +153,11 @@ def build_parts(self: Trainer):
     recover = self.names["recover"]
     learn = self.names["learn"]
     kinds = [find_part(LEARN, name, "learn") for name in learn]
-    if not any(kind.owns for kind in kinds):
+    owners = [kind.__name__ for kind in kinds if kind.owns]
+    require(not owners or len(kinds) == 1,
+            f"{' and '.join(owners)} makes a model of its own, and what another learn part "
+            "teaches would be lost: name it alone")
+    if not owners:
         given.model = self.first_model()
         given.opt = torch.optim.Adam(given.model.parameters(), s.lr)
     given.teachers = self.teachers
@@ -222,10 +226,6 @@ def unfit(recover,        # a recover part, or None
           draw: Draw
          ) -> str:        # a sentence, or None
     "Why these parts do not go together."
-    owners = [type(p).__name__ for p in learn if p.owns]
-    if owners and len(learn) > 1:
-        return (f"{owners[0]} makes a model of its own, and what another learn part teaches "
-                "would be lost: name it alone")
     own = getattr(recover, "store", None) is not None
     if recover and not own and isinstance(draw, NoDraw):
         return (f"{type(recover).__name__} recovers tasks from teachers, and none are drawn: "
