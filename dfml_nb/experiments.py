@@ -408,6 +408,10 @@ def data_folder(root): # None: as it is
 # %% ../nbs/experiments.ipynb #7c1d0b05
 OF_TRAINING = "shot", "device", "versions", "seconds", "settings", "found"
 
+def of_training(record: dict) -> dict:
+    "What a record says of its training."
+    return {k: record[k] for k in OF_TRAINING}
+
 def joined(parts: list,  # records, one of each training
            data: list    # of DataSets, in whose order the rows are put
           ) -> dict:     # one record
@@ -421,7 +425,7 @@ def joined(parts: list,  # records, one of each training
         record["seconds"] = dict(each[0])     # the pool was made once
         for k in each[0].keys() - {"pretrain"}:
             record["seconds"][k] = sum(s[k] for s in each)
-        record["trainings"] = [{k: p[k] for k in OF_TRAINING} for p in parts]
+        record["trainings"] = [of_training(p) for p in parts]
     return record
 
 def made_row(e: Experiment, learners: list, # as from Experiment.learners
