@@ -145,7 +145,7 @@ def write():
 def commands():
     "The lines of the `sh` blocks of README.md that are run."
     written = target.read_text(encoding="utf-8") if target.exists() else ""
-    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```", written, flags=re.S | re.M)
+    blocks = re.findall(r"^```sh\n(.*?)^```", written, flags=re.S | re.M)
     skip = re.compile(r"\s*(?:\w+=\S+ )*(pip install|git clone|cd dfml_nb\b|nbdev_test\b)")
     return [line for line in "".join(blocks).splitlines() if not skip.match(line)]
 
