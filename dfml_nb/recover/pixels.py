@@ -6,6 +6,7 @@
 __all__ = ['invert_pixels', 'PixelsSettings', 'Pixels']
 
 # %% ../../nbs/recover/pixels.ipynb #3909ba95
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,7 +70,7 @@ def invert_pixels(teacher: Classifier,  # frozen
         if watch:
             watch(step, x.detach())
         view = jitter(x, gen, pad, flip, edge)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext():
             terms = inversion_terms(teacher, view, y, weights, student, FrozenStats)
         x.grad, = torch.autograd.grad(sum(terms.values()), x)
         opt.step()
