@@ -6,6 +6,8 @@
 __all__ = ['FrozenStats']
 
 # %% ../../nbs/recover/frozen_norm.ipynb #f4020004
+import threading
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -53,7 +55,11 @@ def frozen(layer: nn.BatchNorm2d # of BNStats
 # %% ../../nbs/recover/frozen_norm.ipynb #f4020009
 class FrozenStats(BNStats):
     "`BNStats` of a frozen teacher, with a quick gradient that cannot be differentiated again."
+    turns = threading.RLock()      # teachers are shared: one thread at a time
+
     def __enter__(self):
+        self.turns.acquire()
+        self.thread = threading.get_ident()
         self.quick = [m for m in self.layers if frozen(m)]
         rest = [m for m in self.layers if not frozen(m)]
         self.hooks = [m.register_forward_pre_hook(self._see) for m in rest]
@@ -65,11 +71,14 @@ class FrozenStats(BNStats):
         super().__exit__()
         for m in self.quick:
             del m.forward
+        self.turns.release()
 
     def watched(self, layer: nn.BatchNorm2d):
         "The layer as a function that notes what it sees."
         remembered = layer.running_mean, layer.running_var
         def forward(x):
+            if threading.get_ident() != self.thread:
+                return type(layer).forward(layer, x)
             out, *found = FrozenNorm.apply(x.float(), *remembered, layer.weight, layer.bias,
                                            layer.eps)
             far = [(now - then).norm() for now, then in zip(found, remembered)]
