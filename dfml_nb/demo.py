@@ -81,12 +81,15 @@ def clearest(images: dict,   # class → recovered images (N, C, H, W)
 # %% ../nbs/demo.ipynb #de300012
 def demo_recovered(pool, learner, out: Path) -> tuple: # (images, their names)
     "What PURER recovered, as `recovered.png`."
+    import matplotlib.pyplot as plt
     images = {k: v.detach().cpu() for k, v in learner.trainer.store.images.items()}
     places = range(len(pool))
     keys = [pool.class_keys(j) for j in places]
     x, best = clearest(images, [pool[j] for j in places], keys)
     names = [GLYPHS.get(key[-1], str(key[-1])) for key in best]
-    show_images(x, ncol=5, size=.8, titles=names).savefig(out/"recovered.png", dpi=100)
+    fig = show_images(x, ncol=5, size=.8, titles=names)
+    fig.savefig(out/"recovered.png", dpi=100)
+    plt.close(fig)
     say(f"   The clearest pictures that PURER recovered: {out/'recovered.png'}")
     return x, names
 
