@@ -15,7 +15,7 @@ import torch
 
 from ..core import rng
 from ..episodes import Episode
-from .maml import Maml, classes_of
+from .maml import Maml, while_gaining
 from .prototypes import joint_step, prototype_scores
 from ..many import One, batch_loss
 from ..nets import Classifier
@@ -85,13 +85,8 @@ def rehearse(model: Classifier,      # the meta-model; moved
              device="cpu"            # of the model
             ) -> dict:               # batches, acc, accs, loss, classes; or None
     "Rehearse plain and interpolated episodes until nothing is gained."
-    if s.max_batches < 1 or not store.ready(s.way, s.shot + s.query):
-        return None
-    best = -1.
-    since = 0
-    accs = []
-    while since < s.patience and len(accs) < s.max_batches:
-        gen = rng(*key, "interpolate", len(accs))
+    def batch(n):
+        gen = rng(*key, "interpolate", n)
         with torch.no_grad():
             drawn = [draw_mixed(store, s, gen) for _ in range(s.episodes)]
         losses = []
@@ -99,12 +94,10 @@ def rehearse(model: Classifier,      # the meta-model; moved
             other = other and other.to(device)
             losses.append(partial(mixed_loss, e=e.to(device), other=other, lam=lam))
         loss, acc = joint_step(model, opt, losses)
-        since = 0 if acc > best else since + 1
-        best = max(best, acc)
-        accs.append(acc)
-    seen = [e for e, *_ in drawn] + [other for _, other, _ in drawn if other]
-    return dict(batches=len(accs), acc=sum(accs) / len(accs), accs=accs, loss=loss,
-                classes=classes_of(seen))
+        others = [other for _, other, _ in drawn if other]
+        return dict(loss=loss, acc=acc), [e for e, *_ in drawn] + others
+
+    return while_gaining(store, s, batch)
 
 # %% ../../nbs/learn/interpolate.ipynb #5d1a001d
 @part(LEARN, "interpolate")

@@ -195,6 +195,25 @@ def classes_of(episodes: list # of episodes
     "The classes that occur in some episodes."
     return sorted(set(sum([e.classes for e in episodes], [])))
 
+# %% ../../nbs/learn/maml.ipynb #bd984c71
+def while_gaining(store,   # of recovered images, with ready
+                  s,       # settings with way, shot, query, patience, max_batches
+                  batch    # function: number of a batch → (its acc, loss and more; its episodes)
+                 ) -> dict: # of the last batch; batches, acc: mean, accs, classes; or None
+    "Rehearse batches until nothing is gained; none if too little is stored for an episode."
+    if s.max_batches < 1 or not store.ready(s.way, s.shot + s.query):
+        return None
+    best = -1.
+    since = 0
+    accs = []
+    while since < s.patience and len(accs) < s.max_batches:
+        out, episodes = batch(len(accs))
+        since = 0 if out["acc"] > best else since + 1
+        best = max(best, out["acc"])
+        accs.append(out["acc"])
+    return dict(out, batches=len(accs), acc=sum(accs) / len(accs), accs=accs,
+                classes=classes_of(episodes))
+
 # %% ../../nbs/learn/maml.ipynb #bd984c72
 def replay(model: Classifier,      # the meta-model; moved
            opt,                    # its optimiser
@@ -204,20 +223,12 @@ def replay(model: Classifier,      # the meta-model; moved
            device="cpu"            # of the model
           ) -> dict:               # batches, acc, accs, adapted, loss, classes; or None
     "Rehearse episodes by MAML until nothing is gained (FREE, cross-task replay)."
-    if s.max_batches < 1 or not store.ready(s.way, s.shot + s.query):
-        return None
-    best = -1.
-    since = 0
-    accs = []
-    while since < s.patience and len(accs) < s.max_batches:
-        gen = rng(*key, "replay", len(accs))
+    def batch(n):
+        gen = rng(*key, "replay", n)
         episodes = [store.episode(s.way, s.shot, s.query, gen) for _ in range(s.episodes)]
-        out = maml_step(model, opt, [e.to(device) for e in episodes], s)
-        since = 0 if out["acc"] > best else since + 1
-        best = max(best, out["acc"])
-        accs.append(out["acc"])
-    return dict(batches=len(accs), acc=sum(accs) / len(accs), accs=accs, adapted=out["adapted"],
-                loss=out["loss"], classes=classes_of(episodes))
+        return maml_step(model, opt, [e.to(device) for e in episodes], s), episodes
+
+    return while_gaining(store, s, batch)
 
 # %% ../../nbs/learn/maml.ipynb #52eddb70
 @part(LEARN, "maml")
