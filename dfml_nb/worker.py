@@ -161,6 +161,7 @@ class Crew:
         self.asked = asked
         self.quiet = quiet
         self.workers = []
+        self.told = False         # that there are some
         self.folder = None        # of orders, and for finding each other
 
     def some(self, n: int) -> list: # of `Worker`s
@@ -170,8 +171,10 @@ class Crew:
         return self.workers[:n]
 
     def say(self, sentence: str):
-        if not self.quiet:
+        "Once: a command may ask for the same workers many times."
+        if not self.quiet and not self.told:
             print(f"\n{sentence}", file=sys.stderr, flush=True)
+        self.told = True
 
     def place(self) -> Path: # a new folder
         "Where one order and one meeting have their files."

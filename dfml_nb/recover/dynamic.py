@@ -7,11 +7,13 @@ __all__ = ['Switch', 'DynamicSettings', 'Dynamic']
 
 # %% ../../nbs/recover/dynamic.ipynb #7369e48e
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fastcore.basics import patch
 
 from ..core import PoolError, require, rng
 from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole, part
+from .drawn import drawn_images
 from .dynamic_set import Balance, DynamicDataset, harder_pull, inversion_pull
 from .inversion import TermWeights, check_terms
 from .views import Edge
@@ -52,6 +54,8 @@ class Switch:
 class DynamicSettings(Settings):
     "Settings of the dynamic data set; PURER's released numbers, unless noted."
     per_class: Count = 20      # images of a class (released: 16 for one shot)
+    # what the images start from (released: noise)
+    start: Literal["noise", "drawn"] = "noise"
     # Adam of the images, in pixel values (released: 0.25 deviations)
     lr: Positive = .05
     # weight of the outer loss, against teachers that weigh what balance says
@@ -93,8 +97,13 @@ class Dynamic(Recover):
         require(len(classes) >= given.way,
                 f"the pool knows {len(classes)} classes, and episodes need {given.way}", PoolError)
         gen = rng(given.seed, "dynamic data set")
+        start = None
+        if s.start == "drawn":
+            n = len(classes) * s.per_class
+            start = drawn_images(n, given.size, gen, given.channels)
+            start = start.unflatten(0, (len(classes), -1))
         self.store = DynamicDataset(classes, s.per_class, given.channels, given.size,
-                                    pool.mean, pool.std, s.lr, gen, given.device)
+                                    pool.mean, pool.std, s.lr, gen, given.device, start)
         self.store.origin = knowing(pool, given.places)
         self.switch = Switch(s.patience, s.curriculum)
         self.open = False

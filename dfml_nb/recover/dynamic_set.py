@@ -27,13 +27,19 @@ class DynamicDataset:
                  mean, std,             # of the noise they start from, per channel
                  lr: float,             # Adam's step, in units of pixel value
                  gen,                   # torch.Generator on the CPU
-                 device="cpu"):         # of the images
+                 device="cpu",          # of the images
+                 # images of each class (classes, per_class, C, size, size)
+                 # to start from; None: noise
+                 start=None):
         mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
         self.images = {}
-        for key in classes:
-            noise = torch.randn(per_class, channels, size, size, generator=gen)
-            self.images[key] = (mean + std * noise).clamp(0, 1).to(device).requires_grad_()
+        for i, key in enumerate(classes):
+            if start is None:
+                x = mean + std * torch.randn(per_class, channels, size, size, generator=gen)
+            else:
+                x = start[i].clone()
+            self.images[key] = x.clamp(0, 1).to(device).requires_grad_()
         self.opt = torch.optim.Adam(self.images.values(), lr)
 
     def of(self, keys: list  # classes
