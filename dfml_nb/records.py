@@ -12,7 +12,9 @@ from pathlib import Path
 
 from .core import RunError, load_json, require, stable_seed
 from .learn.trainer import compose
-from .recipes import flat, get_recipe, settings_for
+from .recipes import get_recipe
+from .settings import flat
+from .table import settings_for
 
 # %% ../nbs/records.ipynb #7c1d0a06
 def trainings_of(asked: dict) -> list: # of dicts: shots, config
