@@ -14,7 +14,8 @@ import torch
 
 from dfml_nb.core import versions
 from dfml_nb.data import load_data
-from dfml_nb.recipes import POOL_BUDGETS, RECIPES, DataFreeMetaLearner
+from dfml_nb.recipes import DataFreeMetaLearner
+from dfml_nb.table import POOL_BUDGETS, RECIPES
 
 try: from dfml_nb.pool.pretrain import pretrain_pool
 except ImportError: from dfml_nb.pretrain import pretrain_pool

@@ -22,7 +22,8 @@ from dfml_nb.parts import Given
 from dfml_nb.pool.add import add_models
 from dfml_nb.pool.pool import Pool
 from dfml_nb.pool.pretrain import pretrain_pool
-from dfml_nb.recipes import POOL_BUDGETS, RECIPES, DataFreeMetaLearner
+from dfml_nb.recipes import DataFreeMetaLearner
+from dfml_nb.table import POOL_BUDGETS, RECIPES
 from dfml_nb.recover.five import FIve, FIveSettings
 from dfml_nb.recover.inversion import balanced_labels
 

@@ -61,7 +61,7 @@ def pool_budget(budget: str,  # a name
                ) -> dict:     # arguments of pretrain_pool
     "What a budget says about a pool. Raises `SettingsError`."
     from dfml_nb.core import require
-    from dfml_nb.recipes import POOL_BUDGETS
+    from dfml_nb.table import POOL_BUDGETS
     known = ", ".join(POOL_BUDGETS)
     require(budget in POOL_BUDGETS, f"unknown budget {budget!r}: use one of {known}")
     chosen = dict(POOL_BUDGETS[budget])

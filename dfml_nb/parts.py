@@ -44,7 +44,11 @@ Share = Annotated[float, Bound(least=0, most=1)]
 class Settings:
     "What the settings of every part have in common; a subclass is a data class."
     budgets = {}             # name of a budget → what it changes, by dotted name
-    data_free = True         # whether a part that is set so uses no real image
+
+    @property
+    def data_free(self) -> bool:
+        "Whether what is set so uses no real image; a part that may use one says it here."
+        return all(s.data_free for s in vars(self).values() if isinstance(s, Settings))
 
     def check(self, owner: str = ""): # put before each name, for example 'five.'
         "Raises `SettingsError` that names the first setting which cannot be right."
@@ -149,7 +153,6 @@ class Recover(Part):
     "Recovers tasks from teachers."
     store = None             # what learn parts draw episodes and images from; None: memory
     needs_outer = False      # whether it needs a learn part with an outer loss
-    data_free = True         # whether no real image is used
     reads = None             # digest of what it reads besides the pool
 
     def teachers(self, places: list # in the pool

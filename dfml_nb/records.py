@@ -11,7 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .core import RunError, load_json, require, stable_seed
-from .recipes import flat, get_recipe, settings_for
+from .learn.trainer import compose
+from .recipes import get_recipe
+from .settings import flat
+from .table import settings_for
 
 # %% ../nbs/records.ipynb #7c1d0a06
 def trainings_of(asked: dict) -> list: # of dicts: shots, config
@@ -31,28 +34,22 @@ def config_for(asked: dict,
     return found[0]["config"]
 
 # %% ../nbs/records.ipynb #7c1d0a09
-# FREE as this library had it until its choices were tried one by one
-BEFORE = {"bell.columns": "shared", "bell.own_adam": False,
-          "bell.lr_outer": 1e-3, "bell.visits": 1, "bell.remember": 0,
-          "five.decode": "before", "five.precision": "float32",
-          "replay.second_order": True}
+UNUSED = "settings.outer_steps", "settings.memory", "settings.student" # see above
 
-def usual_settings(config: dict # of a DataFreeMetaLearner
-                  ) -> dict:    # dotted name → value
-    "The defaults of a recipe and of the parts that a configuration names."
-    recipe = get_recipe(config["recipe"])
-    names = config.get("parts", recipe.names)
-    return flat(json.loads(json.dumps(asdict(settings_for(names, recipe, "paper")))), "settings.")
+def as_named(settings) -> dict: # a settings object; dotted name → value
+    "Settings as a record names them."
+    return flat(json.loads(json.dumps(asdict(settings))), "settings.")
 
 def changed(config: dict # of a DataFreeMetaLearner, as JSON gives it back
            ) -> dict:    # dotted name → value
     "What differs from a recipe's defaults."
     if not config:
         return {}
-    usual = usual_settings(config)
-    then = BEFORE if config["recipe"] == "free" else {}
-    unnamed = {f"settings.{k}": v for k, v in then.items() if f"settings.{k}" in usual}
-    found = {**unnamed, **flat(config)}   # what a record does not name came later
+    recipe = get_recipe(config["recipe"])
+    names = config.get("parts", recipe.names)
+    usual = as_named(settings_for(names, recipe, "paper"))
+    before = {**as_named(compose(names)), **{k: usual[k] for k in UNUSED}}
+    found = {**before, **flat(config)}
     return {k: v for k, v in found.items() if k not in usual or usual[k] != v}
 
 # %% ../nbs/records.ipynb #7c1d0a0b

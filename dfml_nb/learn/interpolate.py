@@ -7,7 +7,7 @@ __all__ = ['mixed_features', 'mixed_loss', 'InterpolateSettings', 'draw_mixed', 
 
 # %% ../../nbs/learn/interpolate.ipynb #5d1a0004
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -15,12 +15,11 @@ import torch
 
 from ..core import rng
 from ..episodes import Episode
-from .maml import Maml, while_gaining
+from .maml import Episodic, while_gaining
 from .prototypes import joint_step, prototype_scores
 from ..many import One, batch_loss
 from ..nets import Classifier
-from ..parts import LEARN, Bound, Count, Learn, Positive, Settings, Share, Whole, part
-from ..recover.inversion import check_terms
+from ..parts import LEARN, Bound, Count, Positive, Settings, Share, Whole, part
 
 # %% ../../nbs/learn/interpolate.ipynb #5d1a000a
 def mixed_features(see: One,             # the meta-model
@@ -101,20 +100,9 @@ def rehearse(model: Classifier,      # the meta-model; moved
 
 # %% ../../nbs/learn/interpolate.ipynb #5d1a001d
 @part(LEARN, "interpolate")
-class Interpolate(Learn):
+class Interpolate(Episodic):
     "Rehearsal of remembered tasks and of tasks between them (task-distributionally robust DFML)."
     Settings = InterpolateSettings
-    needs = "episodes"
-    teachers_of = Maml.teachers_of
-
-    def __init__(self, s: InterpolateSettings, given):
-        super().__init__(replace(s, way=min(s.way, given.way)), given)
 
     def step(self, i, tasks):
-        given = self.given
-        key = given.seed, "step", i
-        out = rehearse(given.model, given.opt, given.store, self.s, *key, device=given.device)
-        if not out:
-            return {}
-        check_terms(dict(replay=out["loss"]), i, self.teachers_of(out["classes"]))
-        return dict(replay_acc=out["acc"], batches=out["batches"])
+        return self.rehearsed(rehearse, i)[0]

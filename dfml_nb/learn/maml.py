@@ -230,25 +230,41 @@ def replay(model: Classifier,      # the meta-model; moved
 
     return while_gaining(store, s, batch)
 
-# %% ../../nbs/learn/maml.ipynb #52eddb70
-@part(LEARN, "maml")
-class Maml(Learn):
-    "One step of MAML on a few episodes of recovered images (PURER, meta-training)."
-    Settings = MamlSettings
+# %% ../../nbs/learn/maml.ipynb #4a1f0d10
+class Episodic(Learn):
+    "Learns from episodes of remembered images."
     needs = "episodes"
 
-    def __init__(self, s: MamlSettings, given):
+    def __init__(self, s, given):
         super().__init__(replace(s, way=min(s.way, given.way)), given)
-
-    def outer(self, episode) -> torch.Tensor: # scalar, with its graph
-        "How hard an episode is: the outer loss."
-        return outer_loss(batch_mode(self.given.model), episode, self.s)[0]
 
     def teachers_of(self, classes: list # global keys
                    ) -> list:           # places in the pool
         "Whose images an episode was made of."
         origin = getattr(self.given.store, "origin", {})
         return sorted(set(sum([origin.get(c, []) for c in classes], [])))
+
+    def rehearsed(self, rehearse, # function that is called as replay
+                  i: int          # number of the step
+                 ) -> tuple:      # (what to log, what it gave back or None)
+        "Rehearse until nothing is gained. Raises `RunError`."
+        given = self.given
+        key = given.seed, "step", i
+        out = rehearse(given.model, given.opt, given.store, self.s, *key, device=given.device)
+        if not out:
+            return {}, None
+        check_terms(dict(replay=out["loss"]), i, self.teachers_of(out["classes"]))
+        return dict(replay_acc=out["acc"], batches=out["batches"]), out
+
+# %% ../../nbs/learn/maml.ipynb #52eddb70
+@part(LEARN, "maml")
+class Maml(Episodic):
+    "One step of MAML on a few episodes of recovered images (PURER, meta-training)."
+    Settings = MamlSettings
+
+    def outer(self, episode) -> torch.Tensor: # scalar, with its graph
+        "How hard an episode is: the outer loss."
+        return outer_loss(batch_mode(self.given.model), episode, self.s)[0]
 
     def episodes(self, i: int # number of the step
                 ) -> list:    # of episodes
@@ -278,14 +294,10 @@ class Replay(Maml):
     Settings = ReplaySettings
 
     def step(self, i, tasks):
-        given = self.given
-        key = given.seed, "step", i
-        out = replay(given.model, given.opt, given.store, self.s, *key, device=given.device)
-        if not out:
-            return {}
-        check_terms(dict(replay=out["loss"]), i, self.teachers_of(out["classes"]))
-        self.stale = out["adapted"]
-        return dict(replay_acc=out["acc"], batches=out["batches"])
+        row, out = self.rehearsed(replay, i)
+        if out:
+            self.stale = out["adapted"]
+        return row
 
     def state_dict(self):
         return dict(stale=self.stale)

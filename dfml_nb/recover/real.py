@@ -28,6 +28,7 @@ class RealSettings(Settings):
     # folder of the data sets; '': the default, see data_root
     root: str = ""
     per_class: Count = 20      # images of each class, in a task
+    data_free = False
 
 # %% ../../nbs/recover/real.ipynb #f81b6f0d
 class RealImages:
@@ -88,7 +89,6 @@ class RealImages:
 class Real(Recover):
     "REAL meta-train images in the place of recovered ones: an upper reference, not data-free."
     Settings = RealSettings
-    data_free = False
 
     def __init__(self, s: RealSettings, given):
         super().__init__(s, given)
