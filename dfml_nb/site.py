@@ -47,8 +47,7 @@ def mended(
     known,  # name → page, see homes
     shown=lambda name, page: True,  # does that page have a heading for this name?
 ):          # Markdown, with links that suit the page
-    """Relative links; none in code or inside a link, none on a word for something else. A figure
-    and its interval stay on one line."""
+    "Relative links; none in code, in a link, on a word for something else. ± stays on its line."
     link = automatic(base)
 
     def relative(m):
