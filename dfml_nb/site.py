@@ -47,7 +47,7 @@ def mended(
     known,  # name → page, see homes
     shown=lambda name, page: True,  # does that page have a heading for this name?
 ):          # Markdown, with links that suit the page
-    "Relative links; none in code or inside a link, none on a word for something else."
+    "Relative links; none in code, in a link, on a word for something else. ± stays on its line."
     link = automatic(base)
 
     def relative(m):
@@ -67,7 +67,8 @@ def mended(
             parts[i] = narrowed(link.sub(r"\2", part))
             continue
         outer = rf"\[(?:{link.pattern}|[^\[\]])*\]\("
-        parts[i] = link.sub(relative, re.sub(outer, bare, part))
+        part = link.sub(relative, re.sub(outer, bare, part))
+        parts[i] = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", part)
     return "".join(parts)
 
 # %% ../nbs/site.ipynb #08902a24

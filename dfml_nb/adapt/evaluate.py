@@ -181,13 +181,18 @@ def over_seeds(records: list # results of the same experiment with different see
     return [averaged(rows) for rows in groups.values()]
 
 # %% ../../nbs/adapt/evaluate.ipynb #e1440505
+def device_of(r: dict # a record
+             ) -> str:
+    "Where a record was made; older records say `1 threads`."
+    return (r.get("device") or "–").replace(", 1 threads", ", 1 thread")
+
 def record_facts(r: dict   # a record
                 ) -> list: # budget, seed, device, version of torch, seconds, as text
     "How a record was made."
     seconds = r.get("seconds")
     spent = [seconds.get(k) for k in ("recover", "learn")] if isinstance(seconds, dict) else [None]
     total = None if None in spent else round(sum(spent))
-    facts = [r.get(k) for k in ("budget", "seed", "device")]
+    facts = [r.get("budget"), r.get("seed"), device_of(r)]
     facts += [r.get("versions", {}).get("torch"), total]
     return ["–" if v is None else str(v) for v in facts]
 
