@@ -24,6 +24,7 @@ from ..parts import Whole, part
 from ..ranks import broadcast, n_ranks, share
 from ..recover.drawn import drawn_images
 from ..recover.inversion import check_terms
+from ..recover.painter import Precision, multiplying, wants_bfloat16
 
 # %% ../../nbs/learn/match.ipynb #9357c3be
 @dataclass
@@ -194,6 +195,8 @@ class MatchSettings(Settings):
     relations: NotNegative = 0.
     # units of a layer between the student's network and its answers; 0: none
     hidden: Whole = 512
+    # of the student's products; 'auto': bfloat16 on processors that have it
+    precision: Precision = "float32"
     whiten: NotNegative = .15  # power of whitening
     # temperature at which answers are also read as probabilities;
     # 0: they are not
@@ -230,6 +233,7 @@ class Match(Learn):
         super().__init__(replace(s, view=view, mirror=s.mirror and given.mirror), given)
         require(s.view.pad < given.size,
                 f"match.view.pad must be below the images' side, {given.size}, not {s.view.pad}")
+        self.half = wants_bfloat16(s.precision, given.device)
         self.ways = [given.pool.specs[j].n_classes for j in given.places]
         outputs = sum(self.ways)
         self.student = self.new_student(outputs)
@@ -353,8 +357,9 @@ def student_step(self: Match,
     device = self.given.device
     for group in self.opt.param_groups:
         group["lr"] = one_cycle(t, s.steps, s.lr)
-    out = self.student.features(to_float(x.to(device)))
-    terms = match_terms(out, z.to(device).float(), s.square, s.cosine, s.relations)
+    with multiplying(device, self.half):
+        out = self.student.features(to_float(x.to(device)))
+    terms = match_terms(out.float(), z.to(device).float(), s.square, s.cosine, s.relations)
     self.opt.zero_grad()
     sum(terms.values()).backward()
     self.opt.step()
