@@ -21,7 +21,7 @@ from ..ranks import share
 from .generator import Decode, adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
-from .painter import FACTS, Generator, facts, has_bfloat16
+from .painter import FACTS, Generator, Precision, facts, wants_bfloat16
 from .views import Edge
 
 # %% ../../nbs/recover/five.ipynb #dfa812da
@@ -47,7 +47,7 @@ class FIveSettings(Settings):
     edge: Edge = "zeros"       # what comes in where they are shifted
     decode: Decode = "before"  # the last update (released FREE), or 'after' it
     # of the generator's products; 'auto': bfloat16 on processors that have it
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    precision: Precision = "float32"
     terms: TermWeights = field(default_factory=TermWeights)
     budgets = dict(
         demo={"per_class": 16, "ngf": 32},
@@ -84,12 +84,6 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
             grads = [p.grad.clone() for p in g.parameters()]
     return x, y, grads, terms
 
-# %% ../../nbs/recover/five.ipynb #071eb6e3
-def half(s: FIveSettings, given) -> bool:
-    "Whether the generator multiplies in bfloat16."
-    on_cpu = torch.device(given.device).type == "cpu"
-    return s.precision == "bfloat16" or s.precision == "auto" and on_cpu and has_bfloat16()
-
 # %% ../../nbs/recover/five.ipynb #071eb6e4
 @part(RECOVER, "five")
 class FIve(Recover):
@@ -100,9 +94,10 @@ class FIve(Recover):
     def __init__(self, s: FIveSettings, given):
         super().__init__(s, given)
         told = 0 if s.told == "nothing" else FACTS
+        half = wants_bfloat16(s.precision, given.device)
         with fork_seed(given.seed, "meta-generator"):
             generator = Generator(s.nz, s.ngf, up_to_4(given.size), given.channels,
-                                  half(s, given), told)
+                                  half, told)
         self.generator = generator.to(given.device)
         self.new_optimizer()
 

@@ -6,7 +6,6 @@
 __all__ = ['invert_pixels', 'PixelsSettings', 'Pixels']
 
 # %% ../../nbs/recover/pixels.ipynb #3909ba95
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +20,7 @@ from .drawn import drawn_images
 from .frozen_norm import FrozenStats
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, judge)
-from .painter import has_bfloat16
+from .painter import Precision, multiplying, wants_bfloat16
 from .views import Edge, jitter
 
 # %% ../../nbs/recover/pixels.ipynb #7698cd09
@@ -70,7 +69,7 @@ def invert_pixels(teacher: Classifier,  # frozen
         if watch:
             watch(step, x.detach())
         view = jitter(x, gen, pad, flip, edge)
-        with torch.autocast(x.device.type, torch.bfloat16) if half else nullcontext():
+        with multiplying(x.device, half):
             terms = inversion_terms(teacher, view, y, weights, student, FrozenStats)
         x.grad, = torch.autograd.grad(sum(terms.values()), x)
         opt.step()
@@ -90,7 +89,7 @@ class PixelsSettings(Settings):
     pad: Whole = 2             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
     # of the teacher's products; 'auto': bfloat16 on processors that have it
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    precision: Precision = "float32"
     terms: TermWeights = field(
         default_factory=lambda: TermWeights(bn=.3, adv=0., tv=1e-4))
     budgets = dict(
@@ -113,12 +112,6 @@ class Pixels(Recover):
         n = self.s.per_class * teacher.n_classes
         return drawn_images(n, side, rng(key, "start"), teacher.channels)
 
-    def half(self) -> bool:
-        "Whether teachers multiply in bfloat16."
-        on_cpu = torch.device(self.given.device).type == "cpu"
-        asked = self.s.precision
-        return asked == "bfloat16" or asked == "auto" and on_cpu and has_bfloat16()
-
     def invert(self, j: int,         # place in the pool
                key: tuple,           # names the randomness
                student=None          # x → logits, or None
@@ -132,7 +125,7 @@ class Pixels(Recover):
         start = self.start(teacher, side, key)
         task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key, s.flip,
                              s.pad, s.edge, size=side, start=start, student=student,
-                             half=self.half())
+                             half=wants_bfloat16(s.precision, given.device))
         x = task.x.expand(-1, given.channels, -1, -1)
         x = resized(x, (given.size, given.size)).clamp(0, 1)
         return Task(x, task.y, task.classes, j)
