@@ -456,7 +456,8 @@ def test_table(learner, rows: list) -> str:
 # %% ../nbs/commands.ipynb #42ac9845
 def list_experiments():
     "Print every row, a table a block."
-    from dfml_nb.experiments import EXPERIMENTS, find_experiments
+    from dfml_nb.experiments import find_experiments
+    from dfml_nb.rows import EXPERIMENTS
     from dfml_nb.scenarios import SCENARIOS
     for table in dict.fromkeys(e.table for e in EXPERIMENTS.values()):
         rows = find_experiments(table)
