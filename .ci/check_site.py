@@ -19,6 +19,7 @@ machine_path = re.compile(r"(?<![\w.:/~$}-])/(?:work|tmp|root|home|Users|private
 link_in_markdown = re.compile(r'\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)'
                               r'|<(?:a|img)\b[^>]*?(?:href|src)="([^"]+)"')
 link_in_link = re.compile(r"\[[^\[\]!]*\[[^\[\]]*\]\([^()]*\)[^\[\]]*\]\([^()]*\)")
+languages = "python", "sh", "bash", "yaml", "json", "default"   # default: plain text
 max_columns = 80
 max_value = 10   # lines of a value that is shown as Python writes it
 stage_script = """
@@ -288,6 +289,15 @@ def check_signatures(nb, page, problems):
                 problems.append(f"{where(f'nbs/{page}', i, c)}: a signature shows {line.strip()!r}")
 
 
+def check_fences(nb, page, problems):
+    "Each block of code has a language: other blocks get no background and no button to copy them."
+    for i, c, md in markdown_of(nb):
+        for language in re.findall(r"^```(.*)\n(?:.*\n)*?```", md, re.M):
+            if language.strip() not in languages:
+                at = where(f"nbs/{page}", i, c)
+                problems.append(f"{at}: a block of {language!r}; name one of {', '.join(languages)}")
+
+
 def check_links(nb, page, ends, proc, base_url, problems):
     "Links to other pages, anchors and files lead somewhere."
     outputs = {page_name(p).as_posix(): p for p in ends}
@@ -430,6 +440,7 @@ def check_staged(copy, names, problems):
         if not failed:
             check_links(nb, page, ends, proc, base_url, problems)
             check_signatures(nb, page, problems)
+            check_fences(nb, page, problems)
         check_references(nb, page, keys, problems)
     return len(staged), n_figures
 

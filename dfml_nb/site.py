@@ -64,7 +64,7 @@ def mended(
     parts = re.split(r"(^```.*?^```)", text, flags=re.M | re.S)
     for i, part in enumerate(parts):
         if part.startswith("```"):
-            parts[i] = narrowed(link.sub(r"\2", part))
+            parts[i] = narrowed(link.sub(r"\2", part).replace(":Annotated=", "="))
             continue
         outer = rf"\[(?:{link.pattern}|[^\[\]])*\]\("
         part = link.sub(relative, re.sub(outer, bare, part))
