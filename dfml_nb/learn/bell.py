@@ -6,15 +6,14 @@
 __all__ = ['OPTIMISERS', 'distill_loss', 'BelLSettings', 'lessons', 'visit', 'bell_step', 'gradient_alignment', 'BelL']
 
 # %% ../../nbs/learn/bell.ipynb #61f09ac0
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import require, rng
+from ..core import rng
 from .columns import ColumnStudent, LessonBook
 from ..nets import Classifier, batch_mode, call, glance, weights
 from ..parts import LEARN, Count, Learn, Positive, Settings, Whole, part
@@ -54,16 +53,11 @@ class BelLSettings(Settings):
     # whether the outer steps have an Adam of their own, or replay's (released)
     own_adam: bool = False
     lr_outer: Positive = 1e-3  # step of their own Adam
-    # whether that step falls to nothing over the rounds, along half a cosine
-    decay: bool = False
     # outer steps in a round; the first one is to the round's own tasks
     visits: Count = 1
     # lessons of earlier rounds from which further visits draw;
     # 0: only the round's own
     remember: Whole = 0
-    # what a teacher of a round is asked about: the images of its 'own' task
-    # (released code), or some of those of 'all' tasks of the round
-    ask: Literal["own", "all"] = "own"
     # measure gradient alignment every so many steps; 0: never
     measure: Whole = 10
     budgets = dict(demo=dict(measure=4), smoke=dict(measure=1))
@@ -170,8 +164,6 @@ class BelL(Learn):
             self.student = self.answers
             self.kept += ("columns",)
         self.opt = given.opt
-        require(not s.decay or s.own_adam or s.columns == "class",
-                "bell.decay is about an Adam of BelL's own: set bell.own_adam or bell.columns")
         if s.own_adam or s.columns == "class":
             self.opt = torch.optim.Adam(self.net.parameters(), s.lr_outer)
             self.kept += ("opt",)
@@ -207,32 +199,12 @@ def visited(self: BelL, i: int,    # number of the step
     gen = rng(self.given.seed, "visit", i, n)
     return self.book.draw(len(places), gen, self.given.device)
 
-# %% ../../nbs/learn/bell.ipynb #4a1f0c11
-def shuffled(tasks: list, # with images of one shape
-             gen          # torch.Generator on the CPU
-            ) -> list:    # of tasks: the same teachers, images of all
-    "As many images for each teacher as before, drawn from those of all."
-    x = torch.cat([t.x for t in tasks])
-    picks = [torch.randperm(len(x), generator=gen)[:len(t.x)] for t in tasks]
-    return [replace(t, x=x[p.to(x.device)]) for t, p in zip(tasks, picks)]
-
-@patch
-def slow_down(self: BelL, i: int): # number of the step
-    "Set the step of the own Adam, if it falls."
-    if not self.s.decay: return
-    done = i / max(1, self.given.rounds)
-    for group in self.opt.param_groups:
-        group["lr"] = self.s.lr_outer * (1 + math.cos(math.pi * min(1., done))) / 2
-
 # %% ../../nbs/learn/bell.ipynb #4a1f0c0c
 @patch
 def step(self: BelL, i, tasks):
     if not tasks:
         return {}
     s = self.s
-    self.slow_down(i)
-    if s.ask == "all":
-        tasks = shuffled(tasks, rng(self.given.seed, "ask", i))
     places, todo = lessons_of_step(self.given, tasks, s, i)
     if s.remember:
         self.book.add(places, todo)
