@@ -114,7 +114,8 @@ BEFORE = {"bell.columns": "shared", "bell.own_adam": False,
           "five.decode": "before", "five.precision": "float32",
           "replay.second_order": True}
 
-ROWS = dict(   # row of a main table → recipe, adaptation, settings
+# row of a main table → recipe, adaptation, settings, perhaps other parts
+ROWS = dict(
     random=("random", None, {}),
     random_icfil=("random", "icfil", {}),
     average=("average", None, {}),
@@ -139,6 +140,7 @@ ROWS = dict(   # row of a main table → recipe, adaptation, settings
     free_centroid=("free", "centroid", {}),
     free_ridge=("free", "ridge", {}),
     free_icfil=("free", "icfil", {}),
+    free_match=("free", "ridge", {}, dict(learn="match")),
     free_before=("free", None, BEFORE),
     free_before_icfil=("free", "icfil", BEFORE),
     maml_oracle=("maml_oracle", None, {}))
@@ -177,12 +179,15 @@ CPU_SCENARIO = dict(
 # %% ../nbs/rows.ipynb #b7caa190
 def main_rows(table: str, scenario: str): # yields experiments
     "The rows of a main table."
-    for row, (recipe, adapt, settings) in ROWS.items():
+    for row, (recipe, adapt, settings, *parts) in ROWS.items():
         if settings == BEFORE and scenario in CPU_SCENARIO:
             continue             # FREE has these settings there
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
+        if settings == BEFORE:
+            cpu = {"replay.max_batches": 20}     # today fewer
         published = PUBLISHED.get((table, row), ())
-        yield Experiment(table, row, scenario, recipe, adapt, settings, cpu, published=published)
+        yield Experiment(table, row, scenario, recipe, adapt, settings, cpu,
+                         parts=parts[0] if parts else {}, published=published)
 
 # %% ../nbs/rows.ipynb #3e629925
 ABLATIONS = dict(  # table → row → settings
