@@ -12,7 +12,7 @@ import io
 
 import numpy as np
 import torch
-from IPython.display import SVG
+from IPython.display import HTML
 from PIL import Image
 
 # %% ../nbs/drawing.ipynb #ff000006
@@ -78,9 +78,17 @@ class Drawing:
             self.add("image", x=x + i * (size + step), y=y, width=size, height=size,
                      href=address(image))
 
-    def show(self) -> SVG: # what a notebook shows
-        "All of it."
-        return SVG(f'<svg viewBox="0 0 420 {self.height}" width="420" height="{self.height}" '
-                   'xmlns="http://www.w3.org/2000/svg" role="img" font-family="sans-serif" '
-                   'style="max-width:100%;height:auto;background:#fff">'
-                   f'{"".join(self.parts)}</svg>')
+    def svg(self) -> str:
+        "All of it, as the text of a file."
+        return (f'<svg viewBox="0 0 420 {self.height}" width="420" height="{self.height}" '
+                'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '
+                'style="background:#fff">'
+                f'{"".join(self.parts)}</svg>')
+
+    def show(self,
+             about: str # for those who cannot see it
+            ) -> HTML:  # an image, which JupyterLab shows before it trusts a notebook
+        "What a notebook shows."
+        data = base64.b64encode(self.svg().encode()).decode()
+        return HTML(f'<img style="max-width:100%;height:auto" alt="{html.escape(about)}" '
+                    f'src="data:image/svg+xml;base64,{data}">')
