@@ -136,12 +136,12 @@ ROWS = dict(
     tgr_icfil=("tgr", "icfil", {}),
     purer=("purer", None, {}),
     purer_tuned=("purer", "fine_tune", {}),
-    free=("free", None, {}),
+    free=("free", "fine_tune", {}),
     free_centroid=("free", "centroid", {}),
     free_ridge=("free", "ridge", {}),
     free_icfil=("free", "icfil", {}),
     free_match=("free", "ridge", {}, dict(learn="match")),
-    free_before=("free", None, BEFORE),
+    free_before=("free", "fine_tune", BEFORE),
     free_before_icfil=("free", "icfil", BEFORE),
     maml_oracle=("maml_oracle", None, {}))
 
@@ -212,16 +212,19 @@ def ablation_rows(): # yields experiments
     "What does how much."
     for table, rows in ABLATIONS.items():
         for row, settings in rows.items():
-            yield Experiment(table, row, "cifar_fs", "free", None, settings, SHORT_FREE)
+            yield Experiment(table, row, "cifar_fs", "free", "fine_tune", settings,
+                             SHORT_FREE)
     for row, learn in WITHOUT.items():
-        yield Experiment("ablation_learn", row, "cifar_fs", "free", cpu=SHORT_FREE,
+        yield Experiment("ablation_learn", row, "cifar_fs", "free", "fine_tune",
+                         cpu=SHORT_FREE,
                          parts=dict(learn=learn))
     purer = dict(curriculum={}, no_curriculum={"dynamic.curriculum": False},
                  random_start={"start": "random"})
     for row, settings in purer.items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings)
     for n in (5, 10, 20):
-        yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", cpu=SHORT_FREE, models=n)
+        yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", "fine_tune",
+                         cpu=SHORT_FREE, models=n)
 
 # %% ../nbs/rows.ipynb #693e11c7
 SHORT_DISTILL = {"match.views": 20_000, "match.steps": 1_500}

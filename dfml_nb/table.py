@@ -81,6 +81,7 @@ RECIPES = dict(
     free=Recipe(
         "FREE: meta-generator (FIve) and cross-task meta-learner (BelL)",
         recover="five", learn=["bell", "replay"],
+        adapt="ridge",                   # the paper fine-tunes
         settings={"warmup": 20, "bell.columns": "class", "bell.own_adam": True,
                   "bell.lr_outer": 3e-3, "bell.visits": 30, "bell.remember": 400,
                   "five.decode": "after", "five.precision": "auto",
