@@ -92,11 +92,11 @@ def python_of(source):
 
 
 def picture_of(output):
-    "The picture that an output shows, as (ending of its file, bytes): a PNG, or an SVG; or None."
+    "The picture that an output shows, as (ending of its file, bytes): a PNG, or an SVG in Markdown; or None."
     data = output.get("data", {})
     if "image/png" in data: return ".png", base64.b64decode(text(data["image/png"]))
-    svg = text(data.get("image/svg+xml", ""))
-    return (".svg", svg.encode()) if svg else None
+    inside = re.search(r"\(data:image/svg\+xml;base64,([^)]+)\)", text(data.get("text/markdown", "")))
+    return (".svg", base64.b64decode(inside[1])) if inside else None
 
 
 def where(path, i, cell):

@@ -12,7 +12,7 @@ import io
 
 import numpy as np
 import torch
-from IPython.display import HTML
+from IPython.display import Markdown
 from PIL import Image
 
 # %% ../nbs/drawing.ipynb #ff000006
@@ -87,8 +87,7 @@ class Drawing:
 
     def show(self,
              about: str # for those who cannot see it
-            ) -> HTML:  # an image, which JupyterLab shows before it trusts a notebook
+            ) -> Markdown: # an image, which JupyterLab shows before it trusts a notebook
         "What a notebook shows."
         data = base64.b64encode(self.svg().encode()).decode()
-        return HTML(f'<img style="max-width:100%;height:auto" alt="{html.escape(about)}" '
-                    f'src="data:image/svg+xml;base64,{data}">')
+        return Markdown(f"![{about}](data:image/svg+xml;base64,{data})")
