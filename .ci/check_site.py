@@ -236,7 +236,7 @@ def wrong_with(data):
     if "text/html" in data:
         yield "an output in HTML, for which Quarto loads scripts from elsewhere; use Markdown"
     if "image/svg+xml" in data:
-        yield "an SVG, which JupyterLab does not show until it trusts the notebook; draw a PNG"
+        yield "an SVG, which JupyterLab does not show until it trusts the notebook; draw a PNG, or a Drawing"
     lines = text(data.get("text/plain", "")).splitlines()
     if data.keys() == {"text/plain"} and len(lines) > max_value:
         yield f"a value of {len(lines)} lines, as Python writes it; print what a reader needs of it"

@@ -38,7 +38,7 @@ class DynamicDataset:
             if start is None:
                 x = mean + std * torch.randn(per_class, channels, size, size, generator=gen)
             else:
-                x = start[i].clone()
+                x = start[i]
             self.images[key] = x.clamp(0, 1).to(device).requires_grad_()
         self.opt = torch.optim.Adam(self.images.values(), lr)
 
