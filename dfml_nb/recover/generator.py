@@ -18,7 +18,7 @@ from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
 from ..ranks import share
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, mean_terms)
-from .painter import Generator
+from .painter import Generator, Precision, wants_bfloat16
 from .views import Edge, draw_jitter, shifted
 
 # %% ../../nbs/recover/generator.ipynb #b498267c
@@ -85,11 +85,12 @@ def fresh_generator(nz: int,       # length of the noise vector
                     ngf: int,      # width
                     size: int,     # side of the images, at least
                     channels: int, # of the images
-                    seed           # names its weights
+                    seed,          # names its weights
+                    half=False     # products in bfloat16
                    ) -> Generator: # on the CPU
     "A generator that has learned nothing."
     with fork_seed(seed, "generator"):
-        return Generator(nz, ngf, up_to_4(size), channels)
+        return Generator(nz, ngf, up_to_4(size), channels, half)
 
 # %% ../../nbs/recover/generator.ipynb #5b7a6ff5
 def invert_generator(teacher: Classifier,  # frozen
@@ -109,6 +110,8 @@ def invert_generator(teacher: Classifier,  # frozen
                      size: int = None,     # side of the images; None: the teacher's
                      channels: int = None, # of the images; None: the teacher's
                      student=None,         # x → logits: turns the boundary term on
+                     # of the generator's products; 'auto': bfloat16 where the processor has it
+                     precision: Precision = "float32",
                      watch=None,           # called with (step, images, terms)
                      quiet=True            # no progress bar
                     ) -> Task:
@@ -116,7 +119,9 @@ def invert_generator(teacher: Classifier,  # frozen
     require(min(steps, per_class) >= 1, "recovering needs at least one step and one image a class, "
                                         f"not {steps} and {per_class}")
     y = balanced_labels(teacher.n_classes, per_class, teacher.mean.device)
-    generator = fresh_generator(nz, ngf, size or teacher.size, channels or teacher.channels, seed)
+    half = wants_bfloat16(precision, y.device)
+    generator = fresh_generator(nz, ngf, size or teacher.size, channels or teacher.channels, seed,
+                                half)
     drawn = draw_recovery(rng(seed, "generator"), len(y), nz, steps, pad)
     loop = recover_steps(generator.to(y.device), teacher, y, drawn, weights or TermWeights(),
                          lr, lr_z, student, flip, pad, edge, decode)
@@ -139,6 +144,8 @@ class GeneratorSettings(Settings):
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
     decode: Decode = "before"  # the last update, or 'after' it
+    # of the generator's products; 'auto': bfloat16 on processors that have it
+    precision: Precision = "float32"
     terms: TermWeights = field(
         default_factory=lambda: TermWeights(bn=1., adv=0.))
     budgets = dict(
@@ -167,7 +174,7 @@ class FreshGenerator(Recover):
         task = invert_generator(teacher, s.per_class, s.steps, s.terms, seed=key, flip=s.flip,
                                 pad=s.pad, edge=s.edge, decode=s.decode, lr=s.lr, lr_z=s.lr_z,
                                 ngf=s.ngf, nz=s.nz, size=given.size, channels=given.channels,
-                                student=student, watch=watch)
+                                student=student, precision=s.precision, watch=watch)
         return task.x, task.y, last
 
     def tasks(self, places, key, student=None):
