@@ -109,7 +109,8 @@ PUBLISHED = {
 
 # %% ../nbs/rows.ipynb #69b98cca
 # FREE as this library had it until its choices were tried one by one
-BEFORE = {"bell.columns": "shared", "bell.own_adam": False,
+BEFORE = {"bell.columns": "shared", "bell.kl": "true", "bell.others": 0,
+          "bell.own_adam": False,
           "bell.lr_outer": 1e-3, "bell.visits": 1, "bell.remember": 0,
           "five.decode": "before", "five.precision": "float32",
           "replay.second_order": True}

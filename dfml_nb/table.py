@@ -82,7 +82,8 @@ RECIPES = dict(
         "FREE: meta-generator (FIve) and cross-task meta-learner (BelL)",
         recover="five", learn=["bell", "replay"],
         adapt="ridge",                   # the paper fine-tunes
-        settings={"warmup": 20, "bell.columns": "class", "bell.own_adam": True,
+        settings={"warmup": 20, "bell.columns": "teacher", "bell.kl": "square", "bell.others": 19,
+                  "bell.own_adam": True,
                   "bell.lr_outer": 3e-3, "bell.visits": 30, "bell.remember": 400,
                   "five.decode": "after", "five.precision": "auto",
                   "replay.second_order": False},
@@ -92,6 +93,7 @@ RECIPES = dict(
                            "five.edge": "roll", "five.flip": False, "five.pad": 2,
                            "five.terms.bn": .02,
                            "bell.edge": "roll", "bell.flip": False, "bell.pad": 2,
+                           "bell.columns": "class", "bell.kl": "true", "bell.others": 0,
                            "bell.visits": 10, "bell.remember": 100},
                      smoke={"outer_steps": 3, "warmup": 1, "teachers": 2,
                             "bell.visits": 2})),
@@ -174,7 +176,7 @@ RELEASED = {"five.terms.kl": "released", "bell.kl": "released",
             "five.persistent": False, "five.terms.bn": 0.,
             "five.meta_grad": "last", "five.decode": "before",
             "five.precision": "float32", "bell.columns": "shared",
-            "bell.own_adam": False, "bell.visits": 1, "bell.remember": 0,
+            "bell.own_adam": False, "bell.others": 0, "bell.visits": 1, "bell.remember": 0,
             "replay.second_order": True,
             "distinct": False}
 

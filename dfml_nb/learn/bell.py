@@ -13,20 +13,27 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import rng
+from ..core import require, rng
+from .answers import pool_answers
 from .columns import ColumnStudent, LessonBook
 from ..nets import Classifier, batch_mode, call, glance, weights
 from ..parts import LEARN, Count, Learn, Positive, Settings, Whole, part
 from ..recover.inversion import check_terms, kl_rows
+from ..ranks import share
 from ..recover.views import Edge, jitter
 
 # %% ../../nbs/learn/bell.ipynb #8d8dece3
 def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher's classes is left out
                  teacher, # logits (N, classes)
-                 kl: str = "true" # or 'released', see kl_rows
+                 kl: str = "true" # or 'released', see kl_rows; or 'square'
                 ) -> torch.Tensor: # scalar, nats
-    "Mean divergence of the student's answers from the teacher's (FREE, distillation loss of BelL)."
-    rows = kl_rows(student[:, :teacher.shape[1]], teacher, kl)
+    """Mean divergence of the student's answers from the teacher's (FREE, distillation loss of
+    BelL), or their mean squared difference, in logits each less its row's mean."""
+    student = student[:, :teacher.shape[1]]
+    if kl == "square":
+        gap = student - teacher
+        return (gap - gap.mean(1, keepdim=True)).square().mean()
+    rows = kl_rows(student, teacher, kl)
     return rows.mean() if kl == "true" else rows.mean() / teacher.shape[1]   # over classes too
 
 # %% ../../nbs/learn/bell.ipynb #30e13434
@@ -42,14 +49,17 @@ class BelLSettings(Settings):
     # scale of the outer gradient θ - ψ (copied in FREE's code from
     # Fast-Datafree; under Adam only its ratio to replay's gradients matters)
     factor: Positive = 67.
-    # divergence, see kl_rows
-    kl: Literal["true", "released"] = "true"
+    # divergence, see kl_rows; or 'square', see distill_loss
+    kl: Literal["true", "released", "square"] = "true"
     flip: bool = True          # mirror half of the views
     pad: Whole = 4             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
     # what the student answers with: the meta-model's own 5 outputs, 'shared'
-    # by all teachers (released code), or one for each 'class' of the pool
-    columns: Literal["shared", "class"] = "shared"
+    # by all teachers (released code); one for each 'class' of the pool; or one
+    # for each output of each 'teacher'
+    columns: Literal["shared", "class", "teacher"] = "shared"
+    # how many other teachers also say what they see in a task's images
+    others: Whole = 0
     # whether the outer steps have an Adam of their own, or replay's (released)
     own_adam: bool = False
     lr_outer: Positive = 1e-3  # step of their own Adam
@@ -61,6 +71,12 @@ class BelLSettings(Settings):
     # measure gradient alignment every so many steps; 0: never
     measure: Whole = 10
     budgets = dict(demo=dict(measure=4), smoke=dict(measure=1))
+
+    def check(self, owner=""):
+        super().check(owner)
+        require(not self.others or self.columns == "teacher" and self.kl == "square",
+                f"{owner}others needs an output of the student for each of a teacher's, and a "
+                f"loss that knows no classes: {owner}columns = 'teacher', {owner}kl = 'square'")
 
 # %% ../../nbs/learn/bell.ipynb #feee5b88
 @torch.no_grad()
@@ -156,15 +172,15 @@ class BelL(Learn):
         super().__init__(s, given)
         self.kept = ()
         self.net = given.model
-        if s.columns == "class":
-            places = range(len(given.pool))
-            keys = sorted(set(sum([given.pool.class_keys(j) for j in places], [])), key=str)
+        if s.columns != "shared":
+            keys = sum([self.outputs(j) for j in range(len(given.pool))], [])
+            keys = sorted(set(keys), key=str) if s.columns == "class" else keys
             self.net = ColumnStudent(given.model, keys, given.seed)
             self.columns = self.net.columns
             self.student = self.answers
             self.kept += ("columns",)
         self.opt = given.opt
-        if s.own_adam or s.columns == "class":
+        if s.own_adam or s.columns != "shared":
             self.opt = torch.optim.Adam(self.net.parameters(), s.lr_outer)
             self.kept += ("opt",)
         if s.remember:
@@ -174,12 +190,20 @@ class BelL(Learn):
 # %% ../../nbs/learn/bell.ipynb #4a1f0c0b
 @patch
 def asked(self: BelL, x,     # images (N, C, H, W)
-          place: int         # of the teacher in the pool
+          *places            # of one or more teachers in the pool
          ):                  # what the student takes
-    "Images as a question about one teacher's classes."
+    "Images as a question about these teachers' classes."
     if self.s.columns == "shared":
         return x
-    return x, self.net.of(self.given.pool.class_keys(place))
+    return x, self.net.of(sum(map(self.outputs, places), []))
+
+@patch
+def outputs(self: BelL, place: int # of a teacher in the pool
+           ) -> list:              # keys of columns
+    "What a teacher's outputs are called."
+    if self.s.columns == "class":
+        return self.given.pool.class_keys(place)
+    return [(place, k) for k in range(self.given.pool.specs[place].n_classes)]
 
 @patch
 def answers(self: BelL, x,   # images (N, C, H, W)
@@ -191,13 +215,29 @@ def answers(self: BelL, x,   # images (N, C, H, W)
 @patch
 def visited(self: BelL, i: int,    # number of the step
             n: int,                # of the visit, from 0
-            places: list, todo: list # of the step itself
-           ) -> tuple:             # (places, lessons)
-    "Whose lessons are learned in a visit: the first one's are those of the step."
+            whose: list, todo: list # of the step itself
+           ) -> tuple:             # (whose answers, lessons)
+    "What is learned in a visit: the first one's are the step's own lessons."
     if n == 0 or not self.s.remember:
-        return places, todo
+        return whose, todo
     gen = rng(self.given.seed, "visit", i, n)
-    return self.book.draw(len(places), gen, self.given.device)
+    return self.book.draw(len(whose), gen, self.given.device)
+
+@patch
+def with_others(self: BelL, i: int,  # number of the step
+                places: list, todo: list # of lessons of that step
+               ) -> tuple:           # (lists of places, lessons)
+    "What a task's own teacher and some others say to its images, each less its mean."
+    given = self.given
+    whose = []
+    for j in places:
+        order = torch.randperm(len(given.places), generator=rng(given.seed, "others", i, j))
+        rest = [given.places[k] for k in order if given.places[k] != j]
+        whose.append([j, *rest[:self.s.others]])
+    def ask(k):
+        return pool_answers(given.teachers(whose[k]), todo[k][0])
+    said = share(ask, range(len(todo)), given.device)
+    return whose, [(x, z) for (x, _), z in zip(todo, said)]
 
 # %% ../../nbs/learn/bell.ipynb #4a1f0c0c
 @patch
@@ -206,15 +246,18 @@ def step(self: BelL, i, tasks):
         return {}
     s = self.s
     places, todo = lessons_of_step(self.given, tasks, s, i)
+    whose = [[j] for j in places]
+    if s.others:
+        whose, todo = self.with_others(i, places, todo)
     if s.remember:
-        self.book.add(places, todo)
+        self.book.add(whose, todo)
     row = {}
     for n in range(s.visits):
-        whose, what = self.visited(i, n, places, todo)
-        what = [(self.asked(x, j), target) for j, (x, target) in zip(whose, what)]
+        who, what = self.visited(i, n, whose, todo)
+        what = [(self.asked(x, *js), target) for js, (x, target) in zip(who, what)]
         if n == 0 and s.measure and i % s.measure == 0 and len(what) > 1:
             row.update(gradient_alignment(self.net, what, s.kl))
         loss = bell_step(self.net, self.opt, what, s)
-        check_terms(dict(distill=loss), i, whose)
+        check_terms(dict(distill=loss), i, [j for j, *_ in who])
         row.setdefault("distill", loss)
     return row
