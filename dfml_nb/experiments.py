@@ -15,13 +15,14 @@ from pathlib import Path
 
 from .adapt.adapt import HEADED
 from .adapt.testing import result, test_learner
-from .core import device_name, pick_device, require, save_json, versions
+from .core import RunError, device_name, pick_device, require, save_json, versions
 from .data import load_data
 from .pool.pool import Pool
 from .recipes import DataFreeMetaLearner, get_recipe
-from .records import recorded, result_file, run_folder
+from .records import changed, recorded, result_file, run_folder, unlike
 from .rows import EXPERIMENTS, Experiment
 from .claims import claimed
+from .runs import RunFolder
 from .scenarios import SCENARIOS, make_pool
 
 # %% ../nbs/experiments.ipynb #90c03c84
@@ -86,6 +87,20 @@ def tested_on(e: Experiment, budget: str, pool: Pool) -> list: # of names of dat
         return list(SCENARIOS[e.scenario].test)
     return [d for d in pool.domains if d != "digits"]       # digits: too few classes
 
+def trained_before(learner: DataFreeMetaLearner,
+                   run: Path   # folder of its run
+                  ) -> DataFreeMetaLearner:
+    "The learner, read. Raises `RunError` if the folder holds another training."
+    config = json.loads(json.dumps(learner.config))
+    there = RunFolder(run).config
+    old, new = (changed({k: c[k] for k in c if k in config and k != "adapt"})
+                for c in (there, config))
+    other = unlike(old, new)
+    require(not other,
+            f"{run} holds another training: {', '.join(other[:4])}: move it away, or give --out "
+            "another folder", RunError)
+    return DataFreeMetaLearner.load(run, learner.device)
+
 def train_row(e: Experiment, learner: DataFreeMetaLearner, pool: Pool,
               run: Path,             # folder of the run
               root, quiet            # as in reproduce
@@ -98,7 +113,7 @@ def train_row(e: Experiment, learner: DataFreeMetaLearner, pool: Pool,
         return learner, why
     with claimed(run), data_folder(root):
         if (run/"model.safetensors").exists():
-            learner = DataFreeMetaLearner.load(run, learner.device)
+            learner = trained_before(learner, run)
         else:
             learner.fit(pool, run=run, quiet=quiet)
     adapt = e.adapt or get_recipe(e.recipe).adapt
