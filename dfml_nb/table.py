@@ -93,7 +93,6 @@ RECIPES = dict(
                            "five.edge": "roll", "five.flip": False, "five.pad": 2,
                            "five.terms.bn": .02,
                            "bell.edge": "roll", "bell.flip": False, "bell.pad": 2,
-                           "bell.columns": "class", "bell.kl": "true", "bell.others": 0,
                            "bell.visits": 10, "bell.remember": 100},
                      smoke={"outer_steps": 3, "warmup": 1, "teachers": 2,
                             "bell.visits": 2})),

@@ -30,10 +30,11 @@ def headless(model: Classifier # not changed
 
 # %% ../../nbs/learn/columns.ipynb #c01a0008
 class ColumnStudent(nn.Module):
-    "A meta-model's body with one output for each class of a pool."
+    "A meta-model's body with one output for each class of a pool, or for each of a teacher's."
     def __init__(self,
                  model: Classifier, # whose body is shared
-                 keys: list,        # of all classes, each once, as from `Pool.class_keys`
+                 # names of the outputs, each once; of classes as from `Pool.class_keys`
+                 keys: list,
                  seed=0):           # names the first weights of the columns
         super().__init__()
         self.body = headless(model)
@@ -46,7 +47,7 @@ class ColumnStudent(nn.Module):
             self.columns = new_head(n_in, len(keys))
         self.columns.to(seen.device)
 
-    def of(self, classes: list # global keys
+    def of(self, classes: list # some of the keys
           ) -> torch.Tensor:   # (classes,)
         "The columns of some classes."
         return torch.tensor([self.column[key] for key in classes])
@@ -60,14 +61,14 @@ class ColumnStudent(nn.Module):
 
 # %% ../../nbs/learn/columns.ipynb #c01a0010
 class LessonBook:
-    "The last so many lessons: whose they are, the images as bytes, the teacher's answers."
+    "The last so many lessons: whose they are, the images as bytes, the answers."
     def __init__(self, most: int): # lessons kept
         self.lessons = deque(maxlen=most)
 
     def __len__(self):
         return len(self.lessons)
 
-    def add(self, places: list, # of the teachers in the pool
+    def add(self, places: list, # whose answers: of one lesson a list of teachers in the pool
             todo: list):        # (images (N, C, H, W) in [0, 1], logits (N, classes)), one each
         "Write lessons down; the oldest are dropped."
         for place, (x, target) in zip(places, todo):
