@@ -91,11 +91,11 @@ def trained_before(learner: DataFreeMetaLearner,
                    run: Path   # folder of its run
                   ) -> DataFreeMetaLearner:
     "The learner, read. Raises `RunError` if the folder holds another training."
-    config = json.loads(json.dumps(learner.config))
-    there = RunFolder(run).config
-    old, new = (changed({k: c[k] for k in c if k in config and k != "adapt"})
-                for c in (there, config))
-    other = unlike(old, new)
+    mine = json.loads(json.dumps(learner.config))
+    def said(config):
+        "What identifies a training, where it differs from the defaults."
+        return changed({k: v for k, v in config.items() if k in mine and k != "adapt"})
+    other = unlike(said(RunFolder(run).config), said(mine))
     require(not other,
             f"{run} holds another training: {', '.join(other[:4])}: move it away, or give --out "
             "another folder", RunError)

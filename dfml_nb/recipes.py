@@ -20,7 +20,7 @@ from .adapt.layers import undisturbed
 from .core import Clock, PoolError, RunError, device_name, pick_device, require, versions
 from .cores import computing
 from .learn.together import Together
-from .learn.trainer import Trainer
+from .learn.trainer import Trainer, compose
 from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots,
                                     read_model, resume, run_steps, save_model, working_in)
 from .parts import DRAW, LEARN, RECOVER, find_part
@@ -256,7 +256,8 @@ def load(cls: DataFreeMetaLearner,
     recover = (parts["recover"] or "none") if parts else None
     new = cls(c["recipe"], c["budget"], c["shot"], c["seed"], device, recover, parts.get("learn"),
               c.get("adapt"), parts.get("draw"))
-    new.settings = filled(new.settings, c["settings"])
+    # what a file lacks came later: it is as the part has it, not as the recipe has it today
+    new.settings = filled(compose(new.names), c["settings"])
     new.about = info["about"]
     new.model = model.eval().to(new.device)
     return new

@@ -26,9 +26,9 @@ from ..recover.views import Edge, jitter
 def distill_loss(student, # logits (N, ≥ classes); what is beyond the teacher's classes is left out
                  teacher, # logits (N, classes)
                  kl: str = "true" # or 'released', see kl_rows; or 'square'
-                ) -> torch.Tensor: # scalar, nats
+                ) -> torch.Tensor: # scalar; nats, or squared logits
     """Mean divergence of the student's answers from the teacher's (FREE, distillation loss of
-    BelL), or their mean squared difference, in logits each less its row's mean."""
+    BelL); with 'square' the mean squared difference of their logits, each less its row's mean."""
     student = student[:, :teacher.shape[1]]
     if kl == "square":
         gap = student - teacher
@@ -75,8 +75,8 @@ class BelLSettings(Settings):
     def check(self, owner=""):
         super().check(owner)
         require(not self.others or self.columns == "teacher" and self.kl == "square",
-                f"{owner}others needs an output of the student for each of a teacher's, and a "
-                f"loss that knows no classes: {owner}columns = 'teacher', {owner}kl = 'square'")
+                f"{owner}others asks several teachers about one image: for that say "
+                f"{owner}columns = 'teacher' and {owner}kl = 'square', or {owner}others = 0")
 
 # %% ../../nbs/learn/bell.ipynb #feee5b88
 @torch.no_grad()
@@ -137,7 +137,7 @@ def bell_step(model: Classifier, # the meta-model; moved
 # %% ../../nbs/learn/bell.ipynb #89ca2de8
 def gradient_alignment(model: Classifier, # weights not changed; batch norm uses the batch
                        todo: list,        # from lessons, at least two
-                       kl: str = "true"   # see kl_rows
+                       kl: str = "true"   # see distill_loss
                       ) -> dict:          # inner: mean of <g_i, g_j>, cosine: theirs; for i < j
     "How much the tasks' gradients agree at the model's weights."
     batch_mode(model)
@@ -183,6 +183,8 @@ class BelL(Learn):
         if s.own_adam or s.columns != "shared":
             self.opt = torch.optim.Adam(self.net.parameters(), s.lr_outer)
             self.kept += ("opt",)
+        require(not s.others or given.places,
+                "bell.others asks teachers of given.places, and there are none")
         if s.remember:
             self.book = LessonBook(s.remember)
             self.kept += ("book",)
@@ -235,8 +237,17 @@ def with_others(self: BelL, i: int,  # number of the step
         rest = [given.places[k] for k in order if given.places[k] != j]
         whose.append([j, *rest[:self.s.others]])
     def ask(k):
-        return pool_answers(given.teachers(whose[k]), todo[k][0])
-    said = share(ask, range(len(todo)), given.device)
+        x, own = todo[k]
+        own = own - own.mean(1, keepdim=True)
+        more = given.teachers(whose[k][1:])
+        return torch.cat([own, pool_answers(more, x)], 1) if more else own
+    jobs = range(len(todo))
+    # services count what they are asked: then all processes ask the same
+    counted = hasattr(given.teachers(places[:1])[0], "queries")
+    said = [ask(k) for k in jobs] if counted else share(ask, jobs, given.device)
+    for js, z in zip(whose, said):
+        for j, own in zip(js, z.split([given.pool.specs[j].n_classes for j in js], 1)):
+            check_terms(dict(answers=own.abs().max().item()), i, [j])
     return whose, [(x, z) for (x, _), z in zip(todo, said)]
 
 # %% ../../nbs/learn/bell.ipynb #4a1f0c0c
@@ -258,6 +269,6 @@ def step(self: BelL, i, tasks):
         if n == 0 and s.measure and i % s.measure == 0 and len(what) > 1:
             row.update(gradient_alignment(self.net, what, s.kl))
         loss = bell_step(self.net, self.opt, what, s)
-        check_terms(dict(distill=loss), i, [j for j, *_ in who])
+        check_terms(dict(distill=loss), i, sorted(set(sum(who, []))))
         row.setdefault("distill", loss)
     return row
