@@ -175,7 +175,8 @@ RELEASED = {"five.terms.kl": "released", "bell.kl": "released",
             "five.persistent": False, "five.terms.bn": 0.,
             "five.meta_grad": "last", "five.decode": "before",
             "five.precision": "float32", "bell.columns": "shared",
-            "bell.own_adam": False, "bell.others": 0, "bell.visits": 1, "bell.remember": 0,
+            "bell.own_adam": False, "bell.others": 0,
+            "bell.visits": 1, "bell.remember": 0,
             "replay.second_order": True,
             "distinct": False}
 

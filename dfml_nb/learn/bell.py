@@ -74,9 +74,11 @@ class BelLSettings(Settings):
 
     def check(self, owner=""):
         super().check(owner)
-        require(not self.others or self.columns == "teacher" and self.kl == "square",
-                f"{owner}others asks several teachers about one image: for that say "
-                f"{owner}columns = 'teacher' and {owner}kl = 'square', or {owner}others = 0")
+        fits = self.columns == "teacher" and self.kl == "square"
+        require(not self.others or fits,
+                f"{owner}others asks several teachers about one image: for "
+                f"that say {owner}columns = 'teacher' and {owner}kl = "
+                f"'square', or {owner}others = 0")
 
 # %% ../../nbs/learn/bell.ipynb #feee5b88
 @torch.no_grad()

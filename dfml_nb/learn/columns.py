@@ -30,7 +30,7 @@ def headless(model: Classifier # not changed
 
 # %% ../../nbs/learn/columns.ipynb #c01a0008
 class ColumnStudent(nn.Module):
-    "A meta-model's body with one output for each class of a pool, or for each output of its teachers."
+    "A meta-model's body with an output for each class of a pool, or each output of its teachers."
     def __init__(self,
                  model: Classifier, # whose body is shared
                  # names of the outputs, each once; of classes as from `Pool.class_keys`
