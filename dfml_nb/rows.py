@@ -260,8 +260,6 @@ def distill_rows(): # yields experiments
         yield beyond(f"oracle_{end}", "distill_oracle", models=n)
         yield beyond(f"plain_{end}", "pool_distill", settings=PLAIN_DISTILL, models=n)
         yield beyond(f"plain_oracle_{end}", "distill_oracle", settings=PLAIN_DISTILL, models=n)
-    for adapt in ("fine_tune", "ridge"):
-        yield beyond(f"free_100_{adapt}", "free", adapt, cpu={"outer_steps": 300})
     yield beyond("distill_resnet10", "pool_distill", settings={"arch": "resnet10"},
                  cpu={"match.batch": 64, "match.lr": 2e-3})
     for name, settings in DISTILL_PARTS.items():

@@ -18,8 +18,8 @@ from .answers import pool_answers
 from .columns import ColumnStudent, LessonBook
 from ..nets import Classifier, batch_mode, call, glance, weights
 from ..parts import LEARN, Count, Learn, Positive, Settings, Whole, part
-from ..recover.inversion import check_terms, kl_rows
 from ..ranks import share
+from ..recover.inversion import check_terms, kl_rows
 from ..recover.views import Edge, jitter
 
 # %% ../../nbs/learn/bell.ipynb #8d8dece3
