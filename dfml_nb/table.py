@@ -100,7 +100,7 @@ RECIPES = dict(
         "PURER: inverted episodes with a curriculum (ECI), calibrated adaptation (ICFIL)",
         recover="dynamic", learn=["maml"], adapt="icfil", draw="up_to",
         settings={"outer_steps": 60_000, "teachers": 13, "start": "average", "student": "none"},
-        budgets=dict(cpu={"outer_steps": 500, "teachers": 5},
+        budgets=dict(cpu={"outer_steps": 1500, "teachers": 5},
                      demo={"outer_steps": 280, "warmup": 90, "teachers": 5, "lr": 5e-4,
                            "dynamic.per_class": 12, "dynamic.patience": 1,
                            "dynamic.edge": "roll", "dynamic.flip": False, "dynamic.pad": 3,
