@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DEVICES', 'HOST', 'LONGEST', 'MANY', 'DFMLError', 'SettingsError', 'DataError', 'EpisodeError', 'PoolError',
            'RunError', 'require', 'stable_seed', 'rng', 'seed_everything', 'fork_seed', 'pick_device', 'versions',
-           'device_name', 'Clock', 'progress', 'atomic_write', 'save_json', 'load_json', 'sha256_file']
+           'device_name', 'Clock', 'progress', 'markdown_table', 'atomic_write', 'save_json', 'load_json',
+           'sha256_file']
 
 # %% ../nbs/core.ipynb #c98db82b
 import contextlib
@@ -183,6 +184,21 @@ def progress(iterable=None, # what to iterate over
     "A bar with the time that is left: on the error stream, or printed below a notebook's cell."
     to = sys.stdout if hasattr(ipython_shell(), "kernel") else sys.stderr
     return tqdm(iterable, desc=desc, total=total, disable=quiet, dynamic_ncols=True, file=to, **kw)
+
+# %% ../nbs/core.ipynb #d5a90002
+def markdown_table(head: list, # of strings, one a column
+                   rows        # lists as long as `head`; what is no string is shown by `str`
+                  ) -> str:    # Markdown
+    "A table. Raises `SettingsError` for a row that is not as long as the head."
+    lines = [_between_bars(head), "|" + "---|" * len(head)]
+    for row in rows:
+        require(len(row) == len(head), f"{row} has {len(row)} cells, and the table {len(head)} "
+                "columns: give each column a text, which may be empty")
+        lines.append(_between_bars(row))
+    return "\n".join(lines)
+
+def _between_bars(cells) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 # %% ../nbs/core.ipynb #08d92cab
 def to_disk(path): # a file, or a folder (whose list of names it is)

@@ -14,7 +14,7 @@ import torch
 
 from .accuracy import accuracies, choose_together
 from .once import EmbeddedSplit, embedded, sees_alone
-from ..core import DataError, EpisodeError, load_json, progress, require
+from ..core import DataError, EpisodeError, load_json, markdown_table, progress, require
 from ..episodes import episodes
 
 # %% ../../nbs/adapt/evaluate.ipynb #8fa037a4
@@ -137,11 +137,11 @@ def as_table(results: dict # name → rows from `evaluate`
     cells = {name: by_figure(name, rows) for name, rows in results.items()}
     columns = list(dict.fromkeys(sum(map(list, cells.values()), [])))
     kind = {True: "transductive", False: "inductive"}
-    head = ["method"] + [f"{shot}-shot, {kind[q]}" for shot, q in columns]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    head = ["method", *(f"{shot}-shot, {kind[q]}" for shot, q in columns)]
+    lines = []
     for name, cell in cells.items():
-        lines.append(f"| {name} | " + " | ".join(cell.get(key, "–") for key in columns) + " |")
-    return "\n".join(lines)
+        lines.append([name, *(cell.get(key, "–") for key in columns)])
+    return markdown_table(head, lines)
 
 # %% ../../nbs/adapt/evaluate.ipynb #7e1ac479
 RESULT_FIELDS = "recipe data pool budget seed device versions seconds settings test".split()
@@ -205,9 +205,9 @@ def sources(folder,     # e.g. 'results'
     "The records behind a page, each with a link to its file. Raises `DataError` if there are none."
     files = sorted(set(sum([list(Path(folder).glob(p)) for p in patterns], [])))
     require(files, f"no record in {folder} matches {', '.join(patterns)}", DataError)
-    lines = ["| record | budget | seed | device | torch | recover and learn (s) |",
-             "|---|---|---|---|---|---|"]
+    lines = []
     for f in files:
         facts = record_facts(load_json(f, DataError))
-        lines.append(f"| [{f.stem}]({RECORDS}{f.name}) | " + " | ".join(facts) + " |")
-    return "\n".join(lines)
+        lines.append([f"[{f.stem}]({RECORDS}{f.name})", *facts])
+    head = ["record", "budget", "seed", "device", "torch", "recover and learn (s)"]
+    return markdown_table(head, lines)
