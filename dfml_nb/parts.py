@@ -93,6 +93,7 @@ class Given:
     teachers: object = None  # function: places → list of frozen classifiers
     recover: object = None   # function: (places, key, student) → (tasks, terms)
     outer: object = None     # the learn part with an outer loss, if there is one
+    made: object = None      # function: → the model that the parts have made so far
 
 # %% ../nbs/parts.ipynb #f6b77219
 DRAW = {}
@@ -178,6 +179,8 @@ class Recover(Part):
 class Learn(Part):
     "Moves the meta-model by recovered tasks."
     owns = False             # whether it makes a model of its own, as `model`
+    # whether it goes on with the finished model of the others, from step `first`
+    tunes = False
     needs = "tasks"          # what it learns from: 'tasks', 'episodes', 'images', or None
     after = 0                # steps after the last recovery
     stale = None             # weights that a stale student may use

@@ -24,6 +24,7 @@ import dfml_nb.learn.maml
 import dfml_nb.learn.match
 import dfml_nb.learn.policy
 import dfml_nb.learn.prototypes
+import dfml_nb.learn.r2d2
 import dfml_nb.recover.black_box
 import dfml_nb.recover.drawn
 import dfml_nb.recover.dynamic
@@ -110,6 +111,10 @@ RECIPES = dict(
     pool_distill=Recipe(
         "one network that answers like the whole pool; this project's own",
         recover="pixels", learn=["match"], adapt="ridge", draw="all_once",
+        settings={"memory": 0, "student": "none"}),
+    pool_r2d2=Recipe(
+        "pool_distill, then episodes with ridge regression in the loop; this project's own",
+        recover="pixels", learn=["match", "r2d2"], adapt="ridge", draw="all_once",
         settings={"memory": 0, "student": "none"}),
     tgr=Recipe(
         "TGR: groups of unlike teachers, implicit gradient regularisation",

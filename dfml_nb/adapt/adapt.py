@@ -15,6 +15,7 @@ from .classifier import FewShotClassifier, statistics_of
 from .layers import adaptation
 from ..core import EpisodeError, require
 from ..learn.maml import inner_loop
+from ..learn.r2d2 import ridge_weights
 from ..many import seeing
 from ..nets import Classifier, batch_mode
 from ..parts import ADAPT, part
@@ -127,10 +128,7 @@ def ridge(model: Classifier,    # the embedding; not changed
     (R2D2's base learner, Bertinetto et al. 2019). Raises `EpisodeError`."""
     require(lam > 0, f"the penalty lam must be above 0, not {lam}")
     clf, f = embedding(model, x, way, "own")
-    target = way * F.one_hot(y, way).to(f) - 1
-    penalty = lam * torch.eye(y.shape[-1]).to(f)
-    a = f.mT @ torch.linalg.solve(f @ f.mT + penalty, target)
-    clf.scorer = partial(unit_scores, a)
+    clf.scorer = partial(unit_scores, ridge_weights(f, y, way, lam))
     return clf
 
 # %% ../../nbs/adapt/adapt.ipynb #54e3dadf

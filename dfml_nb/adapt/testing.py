@@ -156,20 +156,21 @@ def trained_shot(record: dict, # as from `result`
 def shots_note(records # whose rows are shown
               ) -> str: # one sentence, or '' if there is nothing to say
     "Which models were tested with other numbers of shots than trained."
-    recipes = set()
+    names = set()
     tests = set()
     trainings = set()
     for record in records:
         for row in record["test"]:
             shot = trained_shot(record, row)
             if shot not in (None, row["shot"]):
-                recipes.add(f"`{record['recipe']}`")
+                name = record.get("experiment", record["recipe"]).split("/")[-1]
+                names.add(f"`{name}`")
                 tests.add(row["shot"])
                 trainings.add(shot)
-    if not recipes:
+    if not names:
         return ""
-    return (f"Models of {listed(recipes)} that learned from episodes and are "
-            f"tested here with {shots_text(tests)} were trained with "
+    return (f"The models of {listed(names)} learned from episodes; those that "
+            f"are tested here with {shots_text(tests)} were trained with "
             f"{shots_text(trainings)}; the papers train one for each.")
 
 # %% ../../nbs/adapt/testing.ipynb #7c1d0c05

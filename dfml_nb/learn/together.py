@@ -100,7 +100,8 @@ class Together(Callback):
 # %% ../../nbs/learn/together.ipynb #2d39be7f
 def jobs_of(trainer: Trainer) -> int:
     "How many jobs of a step can be done at once."
-    found = [1, *(getattr(p.s, "episodes", 0) for p in trainer.learn if not p.owns)]
+    found = [1, *(getattr(p.s, "episodes", 0) for p in trainer.learn
+                 if not p.owns and not p.tunes)]
     if trainer.recover and trainer.draw.rounds:
         found.append(trainer.s.teachers)
     return max(found)

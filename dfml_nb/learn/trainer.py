@@ -143,6 +143,19 @@ def give(self: Trainer) -> Given:
                  size=s.size or pool.size, channels=pool.channels, way=pool.way,
                  mirror=pool.mirror, arch=s.arch, recover=self.recovered)
 
+# %% ../../nbs/learn/trainer.ipynb #039d5724
+def check_kinds(kinds: list): # of learn parts
+    "Raises `SettingsError` if one would undo what another has taught."
+    makers = [kind for kind in kinds if not kind.tunes]
+    owners = [kind.__name__ for kind in makers if kind.owns]
+    require(not owners or len(makers) == 1,
+            f"{' and '.join(owners)} makes a model of its own, and what another learn part "
+            "teaches would be lost: name it alone")
+    tuners = [kind for kind in kinds if kind.tunes]
+    require(not tuners or (makers and kinds[-1:] == tuners),
+            f"{' and '.join(kind.__name__ for kind in tuners)} goes on with the model that other "
+            "parts have made: name one such part, behind them")
+
 # %% ../../nbs/learn/trainer.ipynb #04d00c65
 @patch
 def build_parts(self: Trainer):
@@ -153,10 +166,8 @@ def build_parts(self: Trainer):
     recover = self.names["recover"]
     learn = self.names["learn"]
     kinds = [find_part(LEARN, name, "learn") for name in learn]
-    owners = [kind.__name__ for kind in kinds if kind.owns]
-    require(not owners or len(kinds) == 1,
-            f"{' and '.join(owners)} makes a model of its own, and what another learn part "
-            "teaches would be lost: name it alone")
+    check_kinds(kinds)
+    owners = [kind for kind in kinds if kind.owns]
     if not owners:
         given.model = self.first_model()
         given.opt = torch.optim.Adam(given.model.parameters(), s.lr)
@@ -170,8 +181,12 @@ def build_parts(self: Trainer):
     with self.clock("learn"):
         self.learn = [kind(self.settings_of(name), given) for name, kind in zip(learn, kinds)]
     self.owner = next((p for p in self.learn if p.owns), None)
+    self.tuner = next((p for p in self.learn if p.tunes), None)
     given.outer = next((p for p in self.learn if hasattr(p, "outer")), None)
+    given.made = self.made
     self.steps = self.draw.rounds + sum(p.after for p in self.learn)
+    if self.tuner:
+        self.tuner.first = self.steps - self.tuner.after
 
 @patch
 def settings_of(self: Trainer, name: str): # of a part
@@ -199,10 +214,16 @@ def teachers(self: Trainer, places: list) -> list: # in the pool; → functions:
     "The teachers as the recover part lets them be seen."
     return (self.recover or Recover(None, self.given)).teachers(places)
 
+@patch
+def made(self: Trainer) -> Classifier:
+    "The meta-model as it stands before a part that goes on with a finished one."
+    return self.owner.model if self.owner else self.given.model
+
 @patch(as_prop=True)
 def model(self: Trainer) -> Classifier:
     "The meta-model as it stands."
-    return self.owner.model if self.owner else self.given.model
+    tuned = self.tuner.model if self.tuner else None
+    return tuned or self.made()
 
 @patch
 def found(self: Trainer) -> dict: # name of a part → what it found in the pool
@@ -257,7 +278,12 @@ def check_parts(self: Trainer):
             f"in the first {s.warmup} steps (warmup) nothing is learned, and there are "
             f"{self.steps}: raise outer_steps, or lower warmup")
     for p in self.learn:
-        need = getattr(p.s, "shot", 0) + getattr(p.s, "query", 0)
+        need = sum(getattr(p.s, name, 0) for name in ("shot", "support", "query"))
+        if p.tunes and self.recover:
+            makes = getattr(self.recover.s, "per_class", need)
+            require(makes >= need,
+                    f"{type(p).__name__} needs {need} images of each class (support + query), and "
+                    f"{type(self.recover).__name__} makes {makes}: raise per_class")
         if isinstance(self.store, Memory):
             require(self.store.per_class >= need,
                     f"memory = {s.memory} images a class, but an episode needs {need} "
@@ -314,6 +340,13 @@ def recovery(self: Trainer, i: int, places: list, warm: bool, row: dict) -> list
     return tasks
 
 @patch
+def at_work(self: Trainer, i: int) -> list: # of learn parts
+    "Who learns in a step: one that goes on with a finished model waits, and then is alone."
+    if self.tuner and i >= self.tuner.first:
+        return [self.tuner]
+    return [p for p in self.learn if p is not self.tuner]
+
+@patch
 def learned(self: Trainer, i: int, tasks: list) -> dict: # what to log
     "Store the tasks and let each learn part do its step."
     row = {}
@@ -322,7 +355,7 @@ def learned(self: Trainer, i: int, tasks: list) -> dict: # what to log
             self.store.add(task)
         row["classes"] = len(self.store.rings)
     with self.clock("learn"):
-        for p in self.learn:
+        for p in self.at_work(i):
             row.update(p.step(i, tasks))
     return row
 
