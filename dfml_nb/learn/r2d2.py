@@ -51,7 +51,7 @@ class R2D2Settings(Settings):
     view: ViewSettings = field(default_factory=ViewSettings)
     budgets = dict(
         demo={"steps": 50},
-        smoke={"steps": 2, "support": 1, "query": 2, "episodes": 1, "batch": 8})
+        smoke={"steps": 2, "support": 1, "query": 1, "episodes": 1, "batch": 8})
 
 # %% ../../nbs/learn/r2d2.ipynb #22d2000b
 def unit_features(model, x):
