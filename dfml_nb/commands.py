@@ -311,7 +311,7 @@ def parse_value(text: str): # number, true, false, list, or the text itself
 def train(*,
           pool: str,              # folder of the pool
           out: str,               # run folder; the same command goes on where it stopped
-          # the method: free, purer, pool_distill, tgr, bidf_mkd, tdr, dro, ota, average,
+          # the method: free, purer, pool_distill, pool_r2d2, tgr, bidf_mkd, tdr, dro, ota, average,
           # teacher, pool_centroid, random, maml_oracle, distill_oracle
           recipe: str = "free",
           # exchange how tasks are recovered: five, generator, pixels, dynamic, black_box,
@@ -327,7 +327,7 @@ def train(*,
           budget: Budget = "cpu", # how much is computed
           settings: dict = None,  # change one setting of the recipe; may be repeated
           # of dfml screen --out: how often each teacher is drawn (free, purer, bidf_mkd),
-          # or which are left out (pool_distill)
+          # or which are left out (pool_distill, pool_r2d2)
           trust: str = None,
           factory: list[str] = None, # of networks of one's own, as in dfml check
           seed: int = 0,          # fixes all randomness

@@ -164,19 +164,21 @@ def shots_note(records # whose rows are shown
             shot = trained_shot(record, row)
             if shot not in (None, row["shot"]):
                 name = record.get("experiment", record["recipe"]).split("/")[-1]
-                names.add(f"`{name}`")
+                names.add(name)
                 tests.add(row["shot"])
                 trainings.add(shot)
     if not names:
         return ""
-    return (f"The models of {listed(names)} learned from episodes; those that "
+    return (f"The models of {listed(names, '`')} learned from episodes; those that "
             f"are tested here with {shots_text(tests)} were trained with "
             f"{shots_text(trainings)}; the papers train one for each.")
 
 # %% ../../nbs/adapt/testing.ipynb #7c1d0c05
-def listed(words) -> str: # 'a, b and c'
+def listed(words,
+           mark="" # on either side of each
+          ) -> str: # 'a, b and c'
     "Words of a sentence, in their order."
-    *others, last = sorted(words)
+    *others, last = [f"{mark}{word}{mark}" for word in sorted(words)]
     return f"{', '.join(others)} and {last}" if others else last
 
 def shots_text(shots) -> str: # '1 and 5 shots'

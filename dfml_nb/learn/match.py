@@ -59,9 +59,6 @@ class MatchSettings(Settings):
 
     def check(self, owner=""):
         super().check(owner)
-        require(self.view.mixup + self.view.cutmix <= 1,
-                f"{owner}view.mixup + {owner}view.cutmix are shares of one "
-                "whole: at most 1")
         require(self.square or self.cosine or self.relations,
                 "there is nothing to match: square, cosine or relations must "
                 "be above 0")

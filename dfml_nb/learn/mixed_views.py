@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..core import require
 from ..parts import Settings, Share, Whole
 from ..splits import to_bytes, to_float
 
@@ -26,6 +27,11 @@ class ViewSettings(Settings):
     cutmix: Share = .33        # share that has a rectangle of another image
     # largest change of brightness and of contrast, as a part of 1
     light: Share = .2
+
+    def check(self, owner=""):
+        super().check(owner)
+        require(self.mixup + self.cutmix <= 1,
+                f"{owner}mixup + {owner}cutmix are shares of one whole: at most 1")
 
 # %% ../../nbs/learn/mixed_views.ipynb #d37b67be
 def shift_and_mirror(x,            # (N, C, H, W)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import rng
+from ..core import require, rng
 from .mixed_views import ViewSettings, make_views, shift_and_mirror
 from ..nets import freeze
 from ..parts import LEARN, Count, Learn, NotNegative, Positive, Settings, part
@@ -50,7 +50,7 @@ class R2D2Settings(Settings):
     # of these views; the images of episodes are only shifted and mirrored
     view: ViewSettings = field(default_factory=ViewSettings)
     budgets = dict(
-        demo={"steps": 50},
+        demo={"steps": 50, "support": 3, "query": 7},
         smoke={"steps": 2, "support": 1, "query": 1, "episodes": 1, "batch": 8})
 
 # %% ../../nbs/learn/r2d2.ipynb #22d2000b
@@ -83,8 +83,8 @@ class R2D2(Learn):
     def __init__(self, s: R2D2Settings, given):
         flip = s.view.flip and given.mirror
         super().__init__(replace(s, view=replace(s.view, flip=flip)), given)
-        known = sum((given.pool.class_keys(j) for j in given.places), [])
-        self.way = min(s.way, len(set(known)))
+        require(s.view.pad < given.size,
+                f"r2d2.view.pad must be below the images' side, {given.size}, not {s.view.pad}")
         self.after = -(-s.steps // self.chunk)
         self.model = None    # until it begins
 
@@ -93,6 +93,8 @@ class R2D2(Learn):
         self.before = freeze(deepcopy(self.given.made()))
         self.model = deepcopy(self.before)
         moved = [p for name, p in self.model.named_parameters() if not name.startswith("net.head.")]
+        require(moved, "r2d2 moves the weights of a network, and this model has none of its own: "
+                "name a learn part before it that trains one, such as match")
         self.opt = torch.optim.Adam(moved, self.s.lr)
 
 # %% ../../nbs/learn/r2d2.ipynb #22d20010
@@ -102,15 +104,18 @@ def mean_of(rows: list, # of dicts
     return sum(r[name] for r in rows) / len(rows)
 
 @patch
-def views(self: R2D2,
-          e,  # an `Episode`
-          gen # torch.Generator on the CPU
-         ):   # the episode with its images shifted and mirrored, on the device
-    "Nobody sees the same image twice."
+@torch.no_grad()
+def episode(self: R2D2,
+            gen # torch.Generator on the CPU
+           ) -> tuple: # (`Episode` on the device, its number of classes)
+    "An episode of shifted and mirrored images; of fewer classes, if there are fewer."
+    s = self.s
+    ways = range(s.way, 2, -1)
+    way = next((n for n in ways if self.given.store.ready(n, s.support + s.query)), 2)
     def view(x):
-        return shift_and_mirror(x, gen, self.s.view.pad, self.s.view.flip)
-    e = e.to(self.given.device)
-    return e._replace(support_x=view(e.support_x), query_x=view(e.query_x))
+        return shift_and_mirror(x, gen, s.view.pad, s.view.flip)
+    e = self.given.store.episode(way, s.support, s.query, gen).to(self.given.device)
+    return e._replace(support_x=view(e.support_x), query_x=view(e.query_x)), way
 
 @patch
 def leash(self: R2D2,
@@ -131,10 +136,9 @@ def adam_step(self: R2D2,
     s = self.s
     found = []
     for _ in range(s.episodes):
-        e = self.given.store.episode(self.way, s.support, s.query, gen)
-        found.append(episode_loss(self.model, self.views(e, gen), self.way, s))
+        found.append(episode_loss(self.model, *self.episode(gen), s))
     losses, accs = zip(*found)
-    terms = dict(episodes=sum(losses) / len(losses))
+    terms = dict(episode_loss=sum(losses) / len(losses))
     if s.anchor:
         terms["anchor"] = s.anchor * self.leash(gen)
     self.opt.zero_grad()
@@ -160,10 +164,11 @@ def step(self: R2D2, i, tasks):
 # %% ../../nbs/learn/r2d2.ipynb #22d20011
 @patch
 def state_dict(self: R2D2) -> dict: # empty until it has begun
-    "All that a resumed run needs; where the model came from, the other parts know."
+    "All that a resumed run needs."
     if self.model is None:
         return {}
-    return dict(model=self.model.state_dict(), opt=self.opt.state_dict())
+    return dict(before=self.before.state_dict(), model=self.model.state_dict(),
+                opt=self.opt.state_dict())
 
 @patch
 def load_state_dict(self: R2D2, state: dict): # as from state_dict
@@ -171,5 +176,6 @@ def load_state_dict(self: R2D2, state: dict): # as from state_dict
     self.model = None
     if state:
         self.begin()
+        self.before.load_state_dict(state["before"])
         self.model.load_state_dict(state["model"])
         self.opt.load_state_dict(state["opt"])

@@ -154,7 +154,7 @@ def check_kinds(kinds: list): # of learn parts
     tuners = [kind for kind in kinds if kind.tunes]
     require(not tuners or (makers and kinds[-1:] == tuners),
             f"{' and '.join(kind.__name__ for kind in tuners)} goes on with the model that other "
-            "parts have made: name one such part, behind them")
+            "parts have made: name these before it, and one such part only")
 
 # %% ../../nbs/learn/trainer.ipynb #04d00c65
 @patch
@@ -274,20 +274,22 @@ def check_parts(self: Trainer):
     why = unfit(self.recover, self.learn, self.draw)
     require(not why, why)
     s = self.s
-    require(not s.warmup or s.warmup < self.steps,
+    steps = self.tuner.first if self.tuner else self.steps
+    require(not s.warmup or s.warmup < steps,
             f"in the first {s.warmup} steps (warmup) nothing is learned, and there are "
-            f"{self.steps}: raise outer_steps, or lower warmup")
+            f"{steps}: raise outer_steps, or lower warmup")
     for p in self.learn:
         need = sum(getattr(p.s, name, 0) for name in ("shot", "support", "query"))
-        if p.tunes and self.recover:
-            makes = getattr(self.recover.s, "per_class", need)
+        if p.tunes and isinstance(self.draw, AllOnce):
+            name = self.names["recover"]
+            makes = getattr(self.settings_of(name), "per_class", need)
             require(makes >= need,
                     f"{type(p).__name__} needs {need} images of each class (support + query), and "
-                    f"{type(self.recover).__name__} makes {makes}: raise per_class")
+                    f"each teacher gives {makes}, once: set {name}.per_class to {need} or more")
         if isinstance(self.store, Memory):
             require(self.store.per_class >= need,
                     f"memory = {s.memory} images a class, but an episode needs {need} "
-                    f"(shot + query): it could never be drawn. Set memory to {need} or more")
+                    f"(support + query): it could never be drawn. Set memory to {need} or more")
 
 # %% ../../nbs/learn/trainer.ipynb #e96fcbd9
 @patch
@@ -379,11 +381,11 @@ def load_state_dict(self: Trainer, state: dict): # as from state_dict
     "Go on where another trainer stopped."
     given = self.given
     self.draw.load_state_dict(state["draw"])
-    for p, kept in zip(self.learn, state["learn"]):
-        p.load_state_dict(kept)
     if self.owner is None:
         given.model.load_state_dict(state["model"])
         given.opt.load_state_dict(state["opt"])
+    for p, kept in zip(self.learn, state["learn"]):
+        p.load_state_dict(kept)
     if self.recover:
         self.recover.load_state_dict(state["recover"])
     if isinstance(self.store, Memory):

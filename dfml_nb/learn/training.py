@@ -131,7 +131,7 @@ def run_steps(trainer,        # has steps, step, and what its callbacks need
 # %% ../../nbs/learn/training.ipynb #a8eb10d7
 class Progress(Callback):
     "A bar with the time left and the last figures."
-    shown = "inversion_label", "distill", "difficulty", "replay_acc", "accuracy"
+    shown = "inversion_label", "distill", "difficulty", "replay_acc", "episode_acc", "accuracy"
 
     def __init__(self,
                  desc="training", # shown left of the bar
