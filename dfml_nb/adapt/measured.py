@@ -33,7 +33,8 @@ def fill_record(file,         # the JSON
     new = dict(about, versions=versions(), rows=[])
     record = load_json(file) if file.exists() else new
     old = {k: record.get(k) for k in about}
-    require(old == about, f"{file} answers another question ({old}): begin another file", RunError)
+    require(old == about, f"{file} answers another question ({old}): "
+            "begin another file", RunError)
     rows = record["rows"]
     with computing("cpu"):
         record["device"] = device_name("cpu")

@@ -169,8 +169,8 @@ def shots_note(records # whose rows are shown
                 trainings.add(shot)
     if not names:
         return ""
-    return (f"The models of {listed(names, '`')} learned from episodes; those that "
-            f"are tested here with {shots_text(tests)} were trained with "
+    return (f"The models of {listed(names, '`')} learned from episodes; those "
+            f"that are tested here with {shots_text(tests)} were trained with "
             f"{shots_text(trainings)}; the papers train one for each.")
 
 # %% ../../nbs/adapt/testing.ipynb #7c1d0c05

@@ -31,7 +31,8 @@ class ViewSettings(Settings):
     def check(self, owner=""):
         super().check(owner)
         require(self.mixup + self.cutmix <= 1,
-                f"{owner}mixup + {owner}cutmix are shares of one whole: at most 1")
+                f"{owner}mixup + {owner}cutmix are shares of one whole: "
+                "at most 1")
 
 # %% ../../nbs/learn/mixed_views.ipynb #d37b67be
 def shift_and_mirror(x,            # (N, C, H, W)
