@@ -119,10 +119,10 @@ def episode(self: R2D2,
 
 @patch
 def leash(self: R2D2,
-          gen # torch.Generator on the CPU
+          images, # (N, C, H, W), bytes
+          gen     # torch.Generator on the CPU
          ) -> torch.Tensor: # scalar
-    "How far features have gone from where they were, on mixed views of the images."
-    images = self.given.store.batch(gen, self.s.batch)
+    "How far features have gone from where they were, on mixed views of images."
     x = to_float(make_views(images, self.s.batch, gen, self.s.view).to(self.given.device))
     with torch.no_grad():
         there = unit_features(self.before, x)
@@ -130,7 +130,8 @@ def leash(self: R2D2,
 
 @patch
 def adam_step(self: R2D2,
-              gen # torch.Generator on the CPU
+              images, # (N, C, H, W), bytes: for the leash
+              gen     # torch.Generator on the CPU
              ) -> dict: # name of a term → number
     "One step on some episodes."
     s = self.s
@@ -140,7 +141,7 @@ def adam_step(self: R2D2,
     losses, accs = zip(*found)
     terms = dict(episode_loss=sum(losses) / len(losses))
     if s.anchor:
-        terms["anchor"] = s.anchor * self.leash(gen)
+        terms["anchor"] = s.anchor * self.leash(images, gen)
     self.opt.zero_grad()
     sum(terms.values()).backward()
     self.opt.step()
@@ -153,7 +154,9 @@ def step(self: R2D2, i, tasks):
         self.begin()
     self.model.requires_grad_(True)
     steps = range(k * self.chunk, min((k + 1) * self.chunk, self.s.steps))
-    rows = [self.adam_step(rng(self.given.seed, "r2d2", t)) for t in steps]
+    seed = self.given.seed
+    images = self.given.store.batch(rng(seed, "r2d2 images", k), self.s.batch * len(steps))
+    rows = [self.adam_step(images, rng(seed, "r2d2", t)) for t in steps]
     freeze(self.model)
     if n_ranks() > 1 and torch.device(self.given.device).type != "cpu":
         self.model.load_state_dict(broadcast(self.model.state_dict(), self.given.device))
