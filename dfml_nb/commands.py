@@ -319,7 +319,7 @@ def train(*,
           recover: str = None,
           # exchange what is learned from them: bell, replay, maml, igr, bilevel, prototypes,
           # interpolate, match, dro, average, ota, teacher, pool_centroid, several separated by
-          # commas (r2d2 only behind others: match,r2d2), or none
+          # commas, r2d2 as the last of several, or none
           learn: list[str] = None,
           # exchange how teachers are drawn: random, up_to, all_once, groups, policy, or none
           draw: str = None,
