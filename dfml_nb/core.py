@@ -252,6 +252,11 @@ def parse_json(data: bytes # UTF-8
     require(values <= MANY, f"{values} values in it, and {MANY} must do", ValueError)
     return json.loads(data.decode("utf-8"))
 
+# %% ../nbs/core.ipynb #31fd41bb
+def as_json(o): # dicts, lists, tuples, strings and numbers
+    "An object as it comes back from a file: with lists for tuples, and strings for keys."
+    return json.loads(json.dumps(o))
+
 # %% ../nbs/core.ipynb #c10c4a15
 def save_json(path, # the file to write
               obj   # anything JSON can hold; also data classes, paths, NumPy scalars, tensors

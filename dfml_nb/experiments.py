@@ -7,7 +7,6 @@ __all__ = ['find_experiments', 'reproduce', 'mean_over_data']
 
 # %% ../nbs/experiments.ipynb #f4ff2c6a
 import contextlib
-import json
 import os
 import time
 from dataclasses import asdict
@@ -15,7 +14,8 @@ from pathlib import Path
 
 from .adapt.adapt import HEADED
 from .adapt.testing import result, test_learner
-from .core import RunError, device_name, pick_device, require, save_json, versions
+from .core import RunError, as_json, device_name, pick_device, require, save_json
+from .core import versions
 from .data import load_data
 from .pool.pool import Pool
 from .recipes import DataFreeMetaLearner, get_recipe
@@ -44,7 +44,7 @@ def asked_for(learners: list,    # of (learner, shots), as from Experiment.learn
     trainings = [dict(shots=shots, config=learner.config) for learner, shots in learners]
     shots = sum([shots for _, shots in learners], [])
     asked = dict(trainings=trainings, pool=pool.digest(), shots=shots, episodes=episodes)
-    return json.loads(json.dumps(asked))
+    return as_json(asked)
 
 # %% ../nbs/experiments.ipynb #661a7d39
 def reproduce(e: Experiment,
@@ -91,7 +91,7 @@ def trained_before(learner: DataFreeMetaLearner,
                    run: Path   # folder of its run
                   ) -> DataFreeMetaLearner:
     "The learner, read. Raises `RunError` if the folder holds another training."
-    mine = json.loads(json.dumps(learner.config))
+    mine = as_json(learner.config)
     def said(config):
         "What identifies a training, where it differs from the defaults."
         return changed({k: v for k, v in config.items() if k in mine and k != "adapt"})

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .core import RunError, load_json, require, stable_seed
+from .core import RunError, as_json, load_json, require, stable_seed
 from .learn.trainer import compose
 from .recipes import get_recipe
 from .settings import flat
@@ -38,7 +38,7 @@ UNUSED = "settings.outer_steps", "settings.memory", "settings.student" # see abo
 
 def as_named(settings) -> dict: # a settings object; dotted name → value
     "Settings as a record names them."
-    return flat(json.loads(json.dumps(asdict(settings))), "settings.")
+    return flat(as_json(asdict(settings)), "settings.")
 
 def changed(config: dict # of a DataFreeMetaLearner, as JSON gives it back
            ) -> dict:    # dotted name → value

@@ -6,19 +6,14 @@
 __all__ = ['fill_record', 'inductive', 'percents']
 
 # %% ../../nbs/adapt/measured.ipynb #8d110004
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from .adapt import get_adapter
 from .evaluate import evaluate
-from ..core import RunError, device_name, load_json, progress, require, save_json, versions
+from ..core import RunError, as_json, device_name, load_json, progress, require, save_json
+from ..core import versions
 from ..cores import computing
-
-# %% ../../nbs/adapt/measured.ipynb #8d11000f
-def as_json(o):
-    "An object as it comes back from a file."
-    return json.loads(json.dumps(o))
 
 # %% ../../nbs/adapt/measured.ipynb #8d110007
 def fill_record(file,         # the JSON

@@ -74,10 +74,8 @@ class Match(Learn):
     chunk = 100   # student's steps in one step of the run
 
     def __init__(self, s: MatchSettings, given):
-        view = replace(s.view, flip=s.view.flip and given.mirror)
+        view = s.view.suited(given, "match")
         super().__init__(replace(s, view=view, mirror=s.mirror and given.mirror), given)
-        require(s.view.pad < given.size,
-                f"match.view.pad must be below the images' side, {given.size}, not {s.view.pad}")
         self.half = wants_bfloat16(s.precision, given.device)
         self.ways = [given.pool.specs[j].n_classes for j in given.places]
         outputs = sum(self.ways)

@@ -6,7 +6,7 @@
 __all__ = ['ViewSettings', 'shift_and_mirror', 'mixed', 'lit', 'make_views']
 
 # %% ../../nbs/learn/mixed_views.ipynb #e9d04f24
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,16 @@ class ViewSettings(Settings):
         require(self.mixup + self.cutmix <= 1,
                 f"{owner}mixup + {owner}cutmix are shares of one whole: "
                 "at most 1")
+
+    def suited(self, given, # to what a part is given
+               owner: str   # the part's name, for the message
+              ):            # view settings
+        """The same, unmirrored if a mirrored image may be of another class.
+        Raises `SettingsError` if the shift is too large for the images."""
+        require(self.pad < given.size,
+                f"{owner}.view.pad must be below the images' side, "
+                f"{given.size}, not {self.pad}")
+        return replace(self, flip=self.flip and given.mirror)
 
 # %% ../../nbs/learn/mixed_views.ipynb #d37b67be
 def shift_and_mirror(x,            # (N, C, H, W)

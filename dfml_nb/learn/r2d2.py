@@ -61,14 +61,13 @@ def unit_features(model, x):
 # %% ../../nbs/learn/r2d2.ipynb #22d2000b
 def episode_loss(model,   # in evaluation mode: every image by itself
                  e,       # an `Episode`
-                 way: int,
                  s: R2D2Settings
                 ) -> tuple: # (cross-entropy, accuracy)
     "How well query images are named by a regression that is fitted to the support images."
     f = unit_features(model, torch.cat([e.support_x, e.query_x]))
     support = f[:len(e.support_x)]
     query = f[len(e.support_x):]
-    logits = s.scale * query @ ridge_weights(support, e.support_y, way, s.lam)
+    logits = s.scale * query @ ridge_weights(support, e.support_y, len(e.classes), s.lam)
     acc = (logits.argmax(1) == e.query_y).float().mean()
     return F.cross_entropy(logits, e.query_y), acc.item()
 
@@ -82,10 +81,7 @@ class R2D2(Learn):
     chunk = 50   # Adam's steps in one step of the run
 
     def __init__(self, s: R2D2Settings, given):
-        flip = s.view.flip and given.mirror
-        super().__init__(replace(s, view=replace(s.view, flip=flip)), given)
-        require(s.view.pad < given.size,
-                f"r2d2.view.pad must be below the images' side, {given.size}, not {s.view.pad}")
+        super().__init__(replace(s, view=s.view.suited(given, "r2d2")), given)
         self.after = -(-s.steps // self.chunk)
         self.model = None    # until it begins
 
@@ -109,7 +105,7 @@ def mean_of(rows: list, # of dicts
 @torch.no_grad()
 def episode(self: R2D2,
             gen # torch.Generator on the CPU
-           ) -> tuple: # (`Episode` on the device, its number of classes)
+           ):  # an `Episode` on the device
     "An episode of shifted and mirrored images; of fewer classes, if there are fewer."
     s = self.s
     ways = range(s.way, 2, -1)
@@ -117,7 +113,7 @@ def episode(self: R2D2,
     def view(x):
         return shift_and_mirror(x, gen, s.view.pad, s.view.flip)
     e = self.given.store.episode(way, s.support, s.query, gen).to(self.given.device)
-    return e._replace(support_x=view(e.support_x), query_x=view(e.query_x)), way
+    return e._replace(support_x=view(e.support_x), query_x=view(e.query_x))
 
 @patch
 def leash(self: R2D2,
@@ -139,7 +135,7 @@ def adam_step(self: R2D2,
     s = self.s
     found = []
     for _ in range(s.episodes):
-        found.append(episode_loss(self.model, *self.episode(gen), s))
+        found.append(episode_loss(self.model, self.episode(gen), s))
     losses, accs = zip(*found)
     terms = dict(episode_loss=sum(losses) / len(losses))
     if s.anchor:

@@ -167,8 +167,7 @@ def build_parts(self: Trainer):
     learn = self.names["learn"]
     kinds = [find_part(LEARN, name, "learn") for name in learn]
     check_kinds(kinds)
-    owners = [kind for kind in kinds if kind.owns]
-    if not owners:
+    if not any(kind.owns for kind in kinds):
         given.model = self.first_model()
         given.opt = torch.optim.Adam(given.model.parameters(), s.lr)
     given.teachers = self.teachers

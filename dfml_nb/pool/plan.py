@@ -7,12 +7,11 @@ __all__ = ['plan_teacher', 'content_digest', 'same_content']
 
 # %% ../../nbs/pool/plan.ipynb #10122e77
 import hashlib
-import json
 from dataclasses import asdict, fields, replace
 
 import numpy as np
 
-from ..core import PoolError, require
+from ..core import PoolError, as_json, require
 from ..nets import Classifier, build_classifier
 from .spec import ModelSpec
 from .teacher import TrainRecipe, draw_classes, train_recipe
@@ -37,7 +36,7 @@ def plan_teacher(data: DataSet,
     images = sum(len(data.train.of_class(c)) for c in classes)
     trained = dict(data=data.name, images=images, seed=seed, number=i, recipe=recipe, mirror=mirror,
                    **asdict(r))
-    trained = json.loads(json.dumps(trained))    # as it will come back from the disk
+    trained = as_json(trained)    # as it will come back from the disk
     names = [data.train.classes[c] for c in classes]
     return ModelSpec(
         f"{data.name}_{i:04d}", arch, len(classes), data.channels, data.size, list(data.mean),
