@@ -25,7 +25,7 @@ def pretrain(*,
              root: str = None,
              size: int = None,       # side in pixels to bring images to; needed if not square
              channels: int = None,   # 1: images in grey, 3: in colour; default: as they are
-             # conv4, conv4_pool, resnet10, resnet18, resnet50, vit, torchvision:NAME,
+             # conv4, conv4_pool, conv4_64, resnet10, resnet18, resnet50, vit, torchvision:NAME,
              # timm:NAME, or with --factory any name
              arch: str = "conv4",
              factory: str = None,    # of a network of one's own: MODULE:FUNCTION
@@ -91,7 +91,7 @@ def accuracies(pool) -> str:
 def import_files(files: str,       # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
                  *,
                  out: str,         # folder of the pool; models already there are kept
-                 # of all files: conv4, conv4_pool, resnet10, resnet18, resnet50, vit,
+                 # of all files: conv4, conv4_pool, conv4_64, resnet10, resnet18, resnet50, vit,
                  # torchvision:NAME, timm:NAME, hf:FOLDER, or with --factory any name
                  arch: str,
                  size: int,        # side of their input images in pixels

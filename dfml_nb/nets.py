@@ -14,14 +14,15 @@ from torch import nn
 from torch.func import functional_call
 
 from .adopt import adopt, built
-from .architectures import Conv4, Conv4Pool, ResNet10, ResNet18, ResNet50, SmallViT
+from .architectures import (Conv4, Conv4Pool, Conv4Wide, ResNet10, ResNet18, ResNet50,
+                                   SmallViT)
 from .core import fork_seed, require
 from .own import HeadedNet, in_order
 from .zoo import from_zoo
 
 # %% ../nbs/nets.ipynb #1fb6b3c4
-ARCHS = dict(conv4=Conv4, conv4_pool=Conv4Pool, resnet10=ResNet10, resnet18=ResNet18,
-             resnet50=ResNet50, vit=SmallViT)
+ARCHS = dict(conv4=Conv4, conv4_pool=Conv4Pool, conv4_64=Conv4Wide,
+             resnet10=ResNet10, resnet18=ResNet18, resnet50=ResNet50, vit=SmallViT)
 
 def build_net(arch: str,         # name in ARCHS or factories, torchvision:NAME, timm:NAME, hf:KIND
               n_classes: int,    # number of classes

@@ -63,6 +63,11 @@ SCENARIOS = dict(
         dict(paper=[paper("cifar_fs")],
              cpu=[short("cifar_fs", 100, epochs=60)],
              smoke=[tiny(8)])),
+    cifar_fs_100_papers=Scenario(
+        "CIFAR-FS, 100 Conv4 by the papers' recipe", ("cifar_fs",),
+        dict(paper=[paper("cifar_fs")],
+             cpu=[paper("cifar_fs")],
+             smoke=[tiny(8)])),
     mini_imagenet=Scenario("mini-ImageNet, Conv4", ("mini_imagenet",), dict(
         paper=[paper("mini_imagenet")],
         cpu=[short("mini_imagenet", 4, epochs=12)],
