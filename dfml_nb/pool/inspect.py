@@ -91,6 +91,7 @@ def _of_size(totals, n_classes, width):
 def _candidates(state, n_classes, channels, width):
     "Descriptions of models that the file may hold."
     own = [k for k in ARCHS if not getattr(ARCHS[k], "wants_factories", False)]
+    own.remove("conv4_64")      # `conv4` of 64 filters, as its weights show
     near = _of_size(_totals(state), n_classes, width) if channels == 3 else []
     for arch in (*own, *near):
         size = 224 if arch in near else 32
