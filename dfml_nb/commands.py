@@ -73,7 +73,7 @@ def pool_budget(budget: str,  # a name
 def pool_folder(out: str):
     "Within the block a folder is this run's alone; at the end it is swept."
     from dfml_nb.ranks import rank
-    from dfml_nb.runs import claimed, sweep
+    from dfml_nb.claims import claimed, sweep
     if rank() > 0:           # the first one sees to it
         yield
         return

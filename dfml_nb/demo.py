@@ -13,14 +13,12 @@ import torch
 
 from .adapt.testing import result, test_learner
 from .core import device_name, pick_device, save_json
-from .cores import computing
 from .data import load_data
 from .episodes import Episode, episodes
 from .pictures import GLYPHS, show_images
 from .pool.pretrain import pretrain_pool
 from .recipes import DataFreeMetaLearner
-from .runs import claimed
-from .worker import hired
+from .claims import claimed
 
 # %% ../nbs/demo.ipynb #de300007
 DEMO = dict(  # recipe → what it is called here, adaptation, colour

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from .claims import claimed, same_threads, sweep
+from .claims import sweep
 from .core import RunError, atomic_write, load_json, plain, require, save_json, to_disk
 
 # %% ../nbs/runs.ipynb #8f7061da

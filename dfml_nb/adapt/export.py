@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .adapt import nearest_centroid, ridge
-from ..core import DFMLError, RunError, atomic_write, require, rng
+from ..core import RunError, atomic_write, require, rng
 from ..nets import Classifier, batch_norms, freeze
 
 # %% ../../nbs/adapt/export.ipynb #ada60007

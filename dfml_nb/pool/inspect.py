@@ -18,7 +18,7 @@ from torchvision import models as tvm
 from ..core import PoolError
 from ..nets import ARCHS
 from .files import brief, read_file, read_weights, tensors_of
-from .fits import AVERAGED, COUNTERS, fits, report
+from .fits import AVERAGED, COUNTERS, fits
 from .names import folded, tree
 from .restore import wanted
 from .spec import ModelSpec
