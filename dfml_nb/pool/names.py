@@ -123,17 +123,24 @@ def tree(state: dict # dotted name → tensor
     return root
 
 # %% ../../nbs/pool/names.ipynb #51e7a10f
+def _matched(mine, theirs):
+    "Our name → theirs, of parts of one kind: by name, or in the order of their numbers."
+    if len(mine) == len(theirs) and set(mine) != set(theirs):
+        counted = _numbered(mine), _numbered(theirs)
+        if all(counted): return dict(zip(*counted))
+    return {k: k for k in mine if k in theirs}
+
 def partners(theirs: dict, # name → Node, of the file
              ours: dict    # likewise, of the network
             ) -> list:     # pairs of nodes
     "Which parts are meant by which."
-    same = {k for k in ours if k in theirs and ours[k].kind == theirs[k].kind}
-    pairs = {k: k for k in ours if k in same}
-    mine = _by_kind(ours, same)
-    other = _by_kind(theirs, same)
+    both = {k for k in ours if k in theirs and ours[k].kind == theirs[k].kind}
+    words = {k for k in both if not re.search(r"\d", k)}
+    pairs = {k: k for k in ours if k in words}
+    mine = _by_kind(ours, words)
+    other = _by_kind(theirs, words)
     for kind, names in mine.items():
-        if len(names) == len(other.get(kind, ())):
-            pairs.update(zip(_numbered(names), _numbered(other[kind])))
+        pairs.update(_matched(names, other.get(kind, [])))
     taken = set(pairs.values())
     pairs.update({k: k for k in ours if k not in pairs and k in theirs and k not in taken})
     return [(theirs[pairs[k]], ours[k]) for k in pairs]
