@@ -19,7 +19,7 @@ from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, read_weights
 from .fits import chosen, normalisations, other_count, report
 from .hub import hub_state, in_hub, understood
-from .inspect import ASKED, other_arguments
+from .inspect import ASKED, WHICH_NORM, group_normed, other_arguments
 from .restore import check_alive, restore, wanted
 from .spec import ModelSpec, check_spec
 
@@ -144,10 +144,18 @@ def _title(file, spec):
 def _shown(args):
     return ", ".join(f"{k}={json.dumps(v)}" for k, v in args.items())
 
+def _plain(v):
+    return v if isinstance(v, str) else json.dumps(v)
+
 def _ask(file, spec, args):
     "Raises `PoolError` if something is not said that no weight shows."
+    args = args or {}
     silent = [k for k in ASKED.get(spec.arch, {}) if k not in spec.arch_args]
-    more = "".join(f" --arch-arg {k}={json.dumps(v)}" for k, v in (args or {}).items())
+    more = "".join(f" --arch-arg {k}={_plain(v)}" for k, v in args.items())
+    if group_normed(args):
+        raise PoolError(f"{_title(file, spec)}: {WHICH_NORM}: if it is group norm "
+                        f"with 8 groups, say{more} (arch_args={args}), else bring the network "
+                        "with --factory (factory=)")
     for k in silent:
         raise PoolError(f"{_title(file, spec)}: no weight shows {ASKED[spec.arch][k]}: "
                         f"say --arch-arg {k}=true or --arch-arg {k}=false{more} (in Python "

@@ -43,8 +43,17 @@ def other_arguments(spec: ModelSpec, # what the caller says about a model
     if spec.arch in ASKED:
         options = [dict(aux_logits=False)]
     usual = dict(filters=32, norm="batch").items()
-    new = [dict(args.items() - usual) for args in options]
+    new = [dict(sorted(args.items() - usual)) for args in options]
     return [args for args in new if args and not args.keys() & spec.arch_args.keys()]
+
+# %% ../../nbs/pool/inspect.ipynb #c3a1f0ea
+WHICH_NORM = ("no weight shows whether it has group norm, or batch or instance norm without "
+              "running statistics")
+
+def group_normed(args: dict # that the weights may show
+                ) -> bool:  # then other norms have the same weights, and other answers
+    "Do the weights leave open which norm it is?"
+    return args.get("norm") == "group"
 
 # %% ../../nbs/pool/inspect.ipynb #40f4709b
 HEADS = re.compile(
@@ -210,6 +219,8 @@ def _advice(file, specs):
                 "name it, or bring a function that builds it (--factory MODULE:FUNCTION):",
                 "  " + import_line(file)]
     names = ", ".join(f"{s.arch} {s.arch_args or ''}".strip() for s in specs)
-    return [f"fits: {names}", "to import it, type (what no weights show is in capitals; "
+    guess = [f"but {WHICH_NORM}: norm=group is right for group norm with 8 groups only"]
+    return [f"fits: {names}", *(guess if any(group_normed(s.arch_args) for s in specs) else []),
+            "to import it, type (what no weights show is in capitals; "
             "M and S are mean and deviation of its normalisation, for images in [0, 1]):",
             *(f"  {import_line(file, s)}" for s in specs)]
