@@ -139,6 +139,20 @@ def _with_more(root, found):
         nest = nest.up
     return nest if len(nest.names()) > len(found) else root
 
+def _marks(v):
+    "By what a tensor is known under another name: its place, and its numbers if they differ."
+    marks = {(v.data_ptr(), tuple(v.shape), v.stride())}
+    flat = v.detach().flatten().contiguous()
+    if v.numel() and (flat != flat[0]).any():      # many a bias is 0 everywhere
+        numbers = flat.view(torch.uint8).numpy().tobytes()
+        marks.add((hash(numbers), tuple(v.shape), v.dtype))
+    return marks
+
+def _without_again(names, used, state):
+    "Names of tensors that are no used ones under another name."
+    marks = set().union(*(_marks(state[k]) for k in used)) if names else set()
+    return [k for k in names if state[k].is_meta or marks.isdisjoint(_marks(state[k]))]
+
 def _is_harmless(name):
     return any(map(HARMLESS.fullmatch, name.split(".")))
 
@@ -161,7 +175,7 @@ def _fits(state, want):
         nest = nest or _with_more(root, found)
         used = set(found.values())
         left = [k for k in nest.names() if k not in used and not _is_harmless(k)]
-        extra = [k for k in left if k not in beside]
+        extra = _without_again([k for k in left if k not in beside], used, state)
         missing = [k for k in needed if k not in found]
         out.append(Fit(found, nest.path, missing, extra, state, want))
     return out
