@@ -21,7 +21,7 @@ from .fits import chosen, normalisations, other_count, report
 from .hub import hub_state, in_hub, understood
 from .inspect import ASKED, WHICH_NORM, group_normed, other_arguments
 from .restore import check_alive, restore, wanted
-from .spec import ModelSpec, check_spec
+from .spec import ModelSpec, check_spec, unboxed
 
 # %% ../../nbs/pool/foreign.ipynb #8d81f7c2
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,
@@ -32,7 +32,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     file = Path(file)
     factories = {arch: factory} if factory else None
     arch, n_classes, class_names, args = understood(
-        arch, n_classes, class_names, spec.get("arch_args"))
+        arch, unboxed(n_classes), unboxed(class_names), spec.get("arch_args"))
     n_classes = n_classes or len(class_names or ())
     require(n_classes, f"{file.name}: say how many classes it has (n_classes, --classes) "
             "or what they are (class_names, --names)", PoolError)

@@ -14,6 +14,20 @@ from pathlib import Path
 from ..core import PoolError, atomic_write, load_json, require
 from .files import brief
 
+# %% ../../nbs/pool/spec.ipynb #c3a1f101
+def unboxed(v,      # a fact about a model, perhaps a number or an array of NumPy or torch
+            depth=3 # lists in lists, at most
+           ):       # in plain numbers, words and lists
+    "What somebody says, as JSON can hold it."
+    if hasattr(v, "tolist"):
+        return v.tolist()
+    if isinstance(v, (list, tuple)) and depth:
+        plain = [unboxed(a, depth - 1) for a in v]
+        return tuple(plain) if isinstance(v, tuple) else plain
+    if isinstance(v, dict) and depth:
+        return {k: unboxed(a, depth - 1) for k, a in v.items()}
+    return v
+
 # %% ../../nbs/pool/spec.ipynb #9256b76a
 @dataclass
 class ModelSpec:
@@ -36,6 +50,10 @@ class ModelSpec:
     trained: dict = field(default_factory=dict)
     file: str = ""            # weights, in the same folder
     sha256: str = ""          # checksum of that file
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            setattr(self, name, unboxed(value))
 
 # %% ../../nbs/pool/spec.ipynb #1780631a
 def text(v, spec=None) -> bool:
