@@ -69,7 +69,8 @@ class DataFreeMetaLearner:
                  draw: str = None,             # another way to draw teachers
                  **settings):                  # changes, e.g. outer_steps=50, **{'five.steps': 10}
         require(type(seed) is int, f"seed must be a whole number, not {seed!r}")
-        require(shot >= 1, f"shot must be at least 1, not {shot}")
+        right = type(shot) is int and shot >= 1
+        require(right, f"shot must be a whole number, at least 1, not {shot!r}")
         check_budget(budget)
         self.recipe = recipe
         self.budget = budget
@@ -261,6 +262,18 @@ def load(cls: DataFreeMetaLearner,
     new.about = info["about"]
     new.model = model.eval().to(new.device)
     return new
+
+# %% ../nbs/recipes.ipynb #c3a1f105
+@patch
+def __getstate__(self: DataFreeMetaLearner):
+    "What a copy or a pickle holds: what has been learned, but not the pool that it came from."
+    kept = {k: v for k, v in vars(self).items() if k != "trainer"}
+    return {**kept, "settings": asdict(self.settings)}
+
+@patch
+def __setstate__(self: DataFreeMetaLearner, state):
+    settings = filled(compose(state["names"]), state["settings"])
+    vars(self).update(state, settings=settings)
 
 # %% ../nbs/recipes.ipynb #ada50003
 @patch

@@ -8,6 +8,7 @@ __all__ = ['load_model', 'Kept', 'Pool', 'merge_pools']
 # %% ../../nbs/pool/pool.ipynb #e0c4b53d
 import json
 import math
+import os
 import threading
 from collections import Counter, OrderedDict
 from functools import cached_property
@@ -136,6 +137,9 @@ class Pool(_Facts):
                  first: int = None, # use only the first so many models
                  room: int = 2**31  # bytes that the kept models may take together
                 ):
+        require(isinstance(path, (str, os.PathLike)), "a pool is given as its folder, not as "
+                f"{type(path).__name__}: make one with pretrain_pool, import_folder or add_model",
+                PoolError)
         self.path = Path(path)
         self.factories = factories
         self.specs = read_index(path)[:first]
