@@ -168,18 +168,33 @@ def open_pool(path, factory: list): # as in read_factories
     return Pool(path, factories) if factories else pool
 
 # %% ../nbs/commands.ipynb #c9146cbf
-def read_names(names: list # words, or one file with a word a line; or None
+def read_names(names: list # words, or one file with a word a line, or a list in JSON; or None
               ) -> list:
-    "What outputs mean. Raises `SettingsError` if a file cannot be read."
-    from dfml_nb.core import SettingsError
-    if not names or len(names) > 1 or not Path(names[0]).is_file():
+    "What outputs mean. Raises `SettingsError` if a file is not there or cannot be read."
+    from dfml_nb.core import SettingsError, require
+    if not names or len(names) > 1:
+        return names
+    file = Path(names[0])
+    ending = file.suffix.lower()
+    if not file.is_file():
+        meant = ending in (".txt", ".json", ".csv") or len(file.parts) > 1
+        require(not meant, f"there is no file {file} with names of classes")
         return names
     try:
-        lines = Path(names[0]).read_text(encoding="utf-8-sig").splitlines()
+        text = file.read_text(encoding="utf-8-sig")
+        if ending == ".json":
+            return json_names(json.loads(text), file)
     except (OSError, ValueError) as e:
-        why = f"{names[0]} cannot be read as a file of names, one a line"
+        why = f"{file} cannot be read as a file of names, one a line"
         raise SettingsError(f"{why} ({type(e).__name__}): save it as text in UTF-8") from e
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+def json_names(names, file):
+    from dfml_nb.core import require
+    listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    require(listed, f"{file} is no list of names in JSON: write [\"cat\", \"dog\"], or one a line "
+            "in a .txt")
+    return names
 
 # %% ../nbs/commands.ipynb #d2105146
 def inspect(file: str,         # a .pt, .pth, .safetensors … file; nothing in it is run

@@ -19,7 +19,8 @@ from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, read_weights
 from .fits import chosen, normalisations, other_count, report
 from .hub import hub_state, in_hub, understood
-from .inspect import ASKED, WHICH_NORM, group_normed, other_arguments
+from .inspect import (ASKED, WHICH_NORM, group_normed, guess_sizes, main_copy,
+                                  other_arguments)
 from .restore import check_alive, restore, wanted
 from .spec import ModelSpec, check_spec, unboxed
 
@@ -134,9 +135,18 @@ def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, F
     *_, fit, args = min(near)
     built = f", built with {_shown(args)} as its weights show," if args else ""
     n = other_count(fit)
-    classes = f"  Its last layer has {n} outputs: n_classes={n} (--classes {n})\n" if n else ""
-    raise PoolError(f"{_title(file, spec)}{built} does not fit the file:\n{report(fit)}\n{classes}"
+    hint = f"  Its last layer has {n} outputs: n_classes={n} (--classes {n})\n" if n else ""
+    hint += _other_channels(spec, state)
+    raise PoolError(f"{_title(file, spec)}{built} does not fit the file:\n{report(fit)}\n{hint}"
                     f"  To see what the file holds, type: dfml inspect {shlex.quote(str(file))}")
+
+def _other_channels(spec, state) -> str: # a line, or nothing
+    "Is the number of channels, which is that of `mean`, not the one of the first layer?"
+    _, first = guess_sizes(main_copy(state))
+    n = state[first].shape[1] if first in state else spec.channels
+    if n == spec.channels or n not in (1, 3): return ""
+    return (f"  mean has {spec.channels} number{'s' * (spec.channels > 1)}, and the first layer, "
+            f"{brief(first, 60)}, takes {n} channel{'s' * (n > 1)}\n")
 
 def _title(file, spec):
     return f"{file.name}: model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"

@@ -86,9 +86,26 @@ def matches(pattern, flags=0):
     return ok
 
 def names(v, spec) -> bool:
-    if not isinstance(v, (list, tuple)) or not all(map(text, v)):
-        return False
-    return len(set(v)) == len(v) == spec.n_classes
+    return isinstance(v, (list, tuple)) and not faults(v, spec)
+
+def faults(names: list, spec) -> list: # of short texts
+    "What is wrong with names of classes."
+    bad = [n for n in names if not text(n)]
+    count = Counter(n for n in names if text(n))
+    twice = [n for n, k in count.items() if k > 1]
+    found = []
+    if bad:
+        found.append(f"too long or unprintable: {_some(bad)}")
+    if twice:
+        found.append(f"twice: {_some(twice)}")
+    if len(names) != spec.n_classes:
+        found.append(f"{len(names)} names for {spec.n_classes} classes")
+    return found
+
+def _some(names):
+    "The first ones, quoted."
+    shown = [brief(repr(n), 60) for n in names[:3]]
+    return ", ".join(shown) + (", …" if len(names) > 3 else "")
 
 # %% ../../nbs/pool/spec.ipynb #fa164bcf
 def tame(v,            # anything that JSON can hold
@@ -157,7 +174,9 @@ def check_spec(spec: ModelSpec,
     for name, (ok, rule) in SPEC_RULES.items():
         value = getattr(spec, name)
         if name not in skip and not ok(value, spec):
-            found = f"model {brief(spec.name, 200)!r}: {name} {rule}, not {brief(value, 80)!r}"
+            listed = name == "class_names" and isinstance(value, (list, tuple))
+            said = f": {'; '.join(faults(value, spec))}" if listed else f", not {brief(value, 80)!r}"
+            found = f"model {brief(spec.name, 200)!r}: {name} {rule}{said}"
             raise PoolError(f"{found}: {advice}" if advice else found)
     return spec
 
