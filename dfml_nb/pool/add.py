@@ -79,7 +79,8 @@ class _Growing:
         self.specs = None
         self.new = []
         self.unwritten = 0   # rows that the index on the disk lacks
-        if os.path.lexists(self.path/"pool.json"):
+        self.found = os.path.lexists(self.path/"pool.json")
+        if self.found:
             self.open()
 
     def open(self):
@@ -145,13 +146,17 @@ def write(self: _Growing):
 
 @patch
 def stop(self: _Growing):
-    "Before the end: keep what is there, or, of all or none, nothing."
-    if self.every and self.unwritten and self.stamp() == self.seen:
+    "Before the end: keep what is there, or, of all or none, nothing. No empty new pool is left."
+    mine = self.specs is not None and self.stamp() == self.seen
+    if self.every and self.unwritten and mine:
         self.write()
-    if not self.every:
-        for spec in self.new:
-            with contextlib.suppress(OSError):
-                (self.path/spec.file).unlink()
+    kept = self.new if self.every else []
+    gone = [] if self.every else [spec.file for spec in self.new]
+    if mine and not self.found and not kept:
+        gone.append("pool.json")
+    for file in gone:
+        with contextlib.suppress(OSError):
+            (self.path/file).unlink()
 
 @patch
 def finish(self: _Growing):
