@@ -105,7 +105,7 @@ def _candidates(state, n_classes, channels, width):
     for arch in (*own, *near):
         size = 224 if arch in near else 32
         if arch == "conv4":
-            filters = [v.shape[0] for v in state.values() if v.ndim == 4] or [32]
+            filters = [v.shape[0] for v in state.values() if v.ndim == 4 and len(v)] or [32]
             side = max(1, isqrt(width // filters[-1]))
             size = {5: 84}.get(side, 16 * side)
         stats = dict(mean=[.5] * channels, std=[.25] * channels)
