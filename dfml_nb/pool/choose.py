@@ -30,7 +30,7 @@ def shown_name(file
 def plain_name(file
               ) -> str:
     "Its `shown_name` without the endings of files of weights, also `.pth.tar`."
-    name = shown_name(file)
+    name = shown_name(file).removesuffix(".index.json")    # a table of shards
     return (ENDINGS.sub("", name) if ENDINGS.search(name) else Path(name).stem)[:150]
 
 def is_model(file: Path) -> bool: # by its name

@@ -16,9 +16,9 @@ from ..adopt import normalisers
 from ..core import PoolError, fork_seed, require
 from ..own import real_looking
 from .choose import plain_name, shown_name
-from .files import FRESH_FILE, brief, read_weights
+from .files import FRESH_FILE, brief
 from .fits import chosen, normalisations, other_count, report
-from .hub import hub_state, in_hub, understood
+from .hub import hub_state, in_hub, understood, weights_of
 from .inspect import (ASKED, WHICH_NORM, group_normed, guess_sizes, main_copy,
                                   other_arguments)
 from .restore import check_alive, restore, wanted
@@ -115,7 +115,7 @@ def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, F
     "What the file has of the network, complete. Raises `PoolError`."
     room = _room(wanted(spec, factories))
     hub = in_hub(file, spec.arch)
-    state = hub_state(file, spec, room) if hub else read_weights(file, room)
+    state = hub_state(file, spec, room) if hub else weights_of(file, room)
     near = []
     for args in (None, *other_arguments(spec, state)):
         tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})

@@ -6,6 +6,7 @@
 __all__ = ['hub_config', 'hub_weights']
 
 # %% ../../nbs/pool/hub.ipynb #0a440004
+import re
 from pathlib import Path
 
 from ..core import PoolError, SettingsError, load_json, require
@@ -66,6 +67,31 @@ def shards(index: Path) -> list: # of Path, each once
             f"({brief(', '.join(missing[:3]))}): download them, too", PoolError)
     return [index.parent/n for n in plain]
 
+def is_table(file: Path) -> bool: # by its name
+    return file.name.endswith(".index.json")
+
+def joined(index: Path, room) -> dict: # name → tensor
+    "The weights of all shards."
+    state = {}
+    for file in shards(index):
+        state.update(read_weights(file, room))
+    return state
+
+SHARD = re.compile(r"-\d{5}-of-0*(\d+)(?=\.)")
+
+def weights_of(file: Path,
+               room=LARGEST # bytes that one of its files may take
+              ) -> dict:    # name → tensor
+    "The weights of one file, or of the shards that a table names. Raises `PoolError`."
+    if is_table(file):
+        return joined(file, room)
+    part = SHARD.search(file.name)
+    index = file.with_name(f"{SHARD.sub('', file.name)}.index.json")
+    fetch = "" if index.is_file() else ", once that and all parts lie in one folder"
+    require(not part or int(part[1]) < 2, f"{brief(file.name)} is one of {part and part[1]} parts "
+            f"(shards) of a model: import {brief(index)}{fetch}", PoolError)
+    return read_weights(file, room)
+
 # %% ../../nbs/pool/hub.ipynb #0a44000b
 def hub_weights(folder,   # holds model.safetensors, pytorch_model.bin, or shards with their table
                 room=LARGEST # bytes that one of its files may take
@@ -76,16 +102,13 @@ def hub_weights(folder,   # holds model.safetensors, pytorch_model.bin, or shard
         if (folder/name).is_file():
             return read_weights(folder/name, room)
         if (folder/f"{name}.index.json").is_file():
-            state = {}
-            for file in shards(folder/f"{name}.index.json"):
-                state.update(read_weights(file, room))
-            return state
+            return joined(folder/f"{name}.index.json", room)
     raise PoolError(f"{folder} holds neither {' nor '.join(WHOLE)}: download the weights, too")
 
 # %% ../../nbs/pool/hub.ipynb #0a440013
 def in_hub(file: Path, arch: str) -> bool:
     "Is it a folder of Hugging Face, or the weights in one, for one of its networks?"
-    return arch.startswith("hf:") and (file.is_dir() or file.name in WHOLE)
+    return arch.startswith("hf:") and (file.is_dir() or file.name in WHOLE or is_table(file))
 
 def hub_state(file: Path,     # for which in_hub holds
               spec: ModelSpec,

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 
 from ..core import PoolError, progress, require
@@ -18,6 +19,7 @@ from .add import add_model, add_models, describe
 from .choose import model_files
 from .files import brief
 from .foreign import read_foreign, say_note
+from .hub import WHOLE
 from .pool import Pool
 from .spec import ModelSpec, read_index
 
@@ -88,6 +90,7 @@ def _checked(args, taken, factories, quiet):
     todo = []
     bad = []
     notes = []
+    seen = {}
     for file in progress(list(args), "checking", quiet=quiet):
         say = partial(_note, notes, file.name)
         try:
@@ -95,6 +98,11 @@ def _checked(args, taken, factories, quiet):
         except PoolError as e:
             bad.append(_placed(file, args) + str(e))
             continue
+        twin = seen.setdefault(_digest(model), file)
+        again = file.parent == twin.parent and {file.name, twin.name} == set(WHOLE)
+        if twin is not file:
+            say(f"{file.name} holds the same weights as {twin.name}" + ": left out" * again)
+        if again: continue
         have = taken.setdefault(spec.name, spec)
         if have is spec:
             todo.append(file)
@@ -103,6 +111,13 @@ def _checked(args, taken, factories, quiet):
             bad.append(f"{_placed(file, args)}{file.name}: {other}: rename the file")
     _say_all(notes)
     return todo, bad
+
+def _digest(model):
+    "One number for all weights of a network."
+    found = hashlib.sha256()
+    for v in model.net.state_dict().values():
+        found.update(v.detach().flatten().contiguous().view(torch.uint8).numpy())
+    return found.digest()
 
 def _placed(file, files):
     "The folder of a file, with a slash, where others have its name."

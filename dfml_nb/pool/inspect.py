@@ -17,8 +17,9 @@ from torchvision import models as tvm
 
 from ..core import PoolError
 from ..nets import ARCHS
-from .files import brief, read_file, read_weights, tensors_of
+from .files import LARGEST, brief, read_file, read_weights, tensors_of
 from .fits import AVERAGED, COUNTERS, fits
+from .hub import is_table, joined
 from .names import folded, tree
 from .restore import wanted
 from .spec import ModelSpec
@@ -196,14 +197,15 @@ def inspect_file(file,       # of weights
                  every=False # name every tensor
                 ) -> str:    # some lines
     "What a file of weights holds, what fits it, what to type. Raises `PoolError`."
-    state = read_weights(file)
+    table = is_table(Path(file))
+    state = joined(Path(file), LARGEST) if table else read_weights(file)
     plain = main_copy(state)
     head, first = guess_sizes(plain)
     kinds = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in plain.values()}))
     numbers = sum(v.numel() for v in state.values())
     lines = [f"{brief(Path(file).name)}: {len(state)} tensors, {numbers / 1e6:.2f} million numbers "
              f"({kinds})", *(f"weights: {line}" for line in _nests(state)), *_layers(plain, every)]
-    others = _others(read_file(file))
+    others = [] if table else _others(read_file(file))
     lines += [f"beside them: {', '.join(others)}"] if others else []
     for name, at, of in ((first, 1, "channels"), (head, 0, "classes")):
         if name:
