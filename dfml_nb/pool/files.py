@@ -141,6 +141,18 @@ def quantised(obj, name: str) -> str: # what it is and what to do, or ''
             return f"{brief(name)} holds a quantised model: {way_out('quantised', name)}"
     return ""
 
+def sparse_names(obj # what a file held
+                ) -> list:
+    "Dotted names of tensors that were saved as their few numbers that are not 0."
+    found = []
+    for path, nest in nests_of(obj):
+        sparse = [k for k, v in nest.items() if _is_sparse(v)]
+        found += [".".join((*path, str(k))) for k in sparse]
+    return found
+
+def _is_sparse(v):
+    return isinstance(v, Inert) and v.name.endswith("_rebuild_sparse_tensor")
+
 def _is_module(v):
     return isinstance(v, Inert) and isinstance(v.state, dict) and "_modules" in v.state
 

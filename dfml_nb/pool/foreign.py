@@ -16,9 +16,9 @@ from ..adopt import normalisers
 from ..core import PoolError, fork_seed, require
 from ..own import real_looking
 from .choose import plain_name, shown_name
-from .files import FRESH_FILE, brief
+from .files import FRESH_FILE, brief, read_file, sparse_names
 from .fits import chosen, normalisations, other_count, report
-from .hub import hub_state, in_hub, understood, weights_of
+from .hub import hub_state, in_hub, is_table, understood, weights_of
 from .inspect import (ASKED, WHICH_NORM, group_normed, guess_sizes, main_copy,
                                   other_arguments)
 from .restore import check_alive, restore, wanted
@@ -136,7 +136,7 @@ def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, F
     built = f", built with {_shown(args)} as its weights show," if args else ""
     n = other_count(fit)
     hint = f"  Its last layer has {n} outputs: n_classes={n} (--classes {n})\n" if n else ""
-    hint += _other_channels(spec, state)
+    hint += _other_channels(spec, state) + _sparse(file, room)
     raise PoolError(f"{_title(file, spec)}{built} does not fit the file:\n{report(fit)}\n{hint}"
                     f"  To see what the file holds, type: dfml inspect {shlex.quote(str(file))}")
 
@@ -147,6 +147,12 @@ def _other_channels(spec, state) -> str: # a line, or nothing
     if n == spec.channels or n not in (1, 3): return ""
     return (f"  mean has {spec.channels} number{'s' * (spec.channels > 1)}, and the first layer, "
             f"{brief(first, 60)}, takes {n} channel{'s' * (n > 1)}\n")
+
+def _sparse(file, room) -> str: # a line, or nothing
+    "Which tensors of a file are sparse, which those of a network are not."
+    if not file.is_file() or is_table(file): return ""
+    names = ", ".join(sparse_names(read_file(file, room))[:3])
+    return f"  Sparse are {brief(names)}: .to_dense() before saving\n" if names else ""
 
 def _title(file, spec):
     return f"{file.name}: model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
