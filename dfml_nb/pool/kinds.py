@@ -89,6 +89,7 @@ WAYS = dict(   # what its reader can do with a file that is refused
     whole=PYTHON.format("torch.save(torch.load('{file}', 'cpu', weights_only=False){key}"
                         ".state_dict(), '{new}')"),
     quantised=RESAVE + ", before it is quantised",
+    expanded="save its weights where it was made, after .contiguous() on each of them",
     pickle=PYTHON.format("import pickle; torch.save(pickle.load(open('{file}', 'rb')), '{new}')"),
     numpy=PYTHON.format(
         TENSORS.format("torch.load('{file}', 'cpu', weights_only=False){key}")),

@@ -33,7 +33,8 @@ def window(numbers: torch.Tensor, # a storage's numbers, flat
         count *= n
     end = offset + 1 + sum((n - 1) * s for n, s in zip(shape, stride))
     expect(count == 0 or count <= len(numbers) >= end,
-            f"a tensor of shape {shape} in a storage of {len(numbers)} numbers")
+            f"a tensor of shape {shape} in a storage of {len(numbers)} numbers",
+            "expanded" if 0 in stride else "plain")
     if not count:
         return numbers.new_empty(shape)
     return numbers.as_strided(shape, stride, numbers.storage_offset() + offset)
