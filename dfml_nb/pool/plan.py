@@ -40,8 +40,8 @@ def plan_teacher(data: DataSet,
     trained = as_json(trained)    # as it will come back from the disk
     names = [data.train.classes[c] for c in classes]
     odd = [brief(repr(n), 60) for n in names if not text(n)]
-    require(not odd, f"the class folder {', '.join(odd[:1])} of {data.name} cannot be a name in a pool, which "
-            "is at most 200 printable characters: rename it", DataError)
+    require(not odd, f"the class folder {', '.join(odd[:1])} of {data.name} cannot be a name in a "
+            "pool, which is at most 200 printable characters: rename it", DataError)
     return ModelSpec(
         f"{data.name}_{i:04d}", arch, len(classes), data.channels, data.size, list(data.mean),
         list(data.std), arch_args or {}, names, data.name, trained=trained)

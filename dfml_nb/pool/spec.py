@@ -174,8 +174,9 @@ def check_spec(spec: ModelSpec,
     for name, (ok, rule) in SPEC_RULES.items():
         value = getattr(spec, name)
         if name not in skip and not ok(value, spec):
-            listed = name == "class_names" and isinstance(value, (list, tuple))
-            said = f": {'; '.join(faults(value, spec))}" if listed else f", not {brief(value, 80)!r}"
+            said = f", not {brief(value, 80)!r}"
+            if name == "class_names" and isinstance(value, (list, tuple)):
+                said = f": {'; '.join(faults(value, spec))}"
             found = f"model {brief(spec.name, 200)!r}: {name} {rule}{said}"
             raise PoolError(f"{found}: {advice}" if advice else found)
     return spec
