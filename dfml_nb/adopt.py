@@ -6,6 +6,7 @@
 __all__ = ['adopt']
 
 # %% ../nbs/adopt.ipynb #0a880004
+import re
 from contextlib import contextmanager
 from copy import deepcopy
 from inspect import Parameter, signature
@@ -96,21 +97,52 @@ def is_probability(net: HeadedNet, x) -> bool: # False also if it gives no singl
 WORDS = dict(n_classes=("n_classes", "num_classes", "nb_classes", "classes", "num_labels"),
              channels=("channels", "in_channels", "in_chans", "num_channels"),
              size=("size", "image_size", "img_size", "input_size"))
+CALLED = ("a factory gives a network, and may take " +
+          ", ".join(f"{first} (or {', '.join(others)})" for first, *others in WORDS.values()))
+
+def unknown_word(e: TypeError) -> str: # nothing if that is not the matter
+    "The argument that a call did not understand."
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(e))
+    return found[1] if found else ""
+
+def check_words(params, # of a factory
+                given): # names of what it is told
+    "Raises `SettingsError` if it needs more."
+    lacking = [k for k, p in params.items() if p.default is Parameter.empty and k not in given
+               and p.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)]
+    require(not lacking, f"the factory also needs {', '.join(lacking)}: {CALLED}; say the rest "
+            "as arch_args")
 
 def built(maker, # a function or class that gives a network
           kw: dict, # more arguments for it
           **facts   # n_classes, channels, size
          ) -> nn.Module:
-    "Call a factory in its own words."
+    "Call a factory in its own words. Raises `SettingsError` if it needs others."
+    require(not isinstance(maker, nn.Module), f"this is a network, not a factory: {CALLED}")
     params = signature(maker).parameters
     open_ended = any(p.kind is Parameter.VAR_KEYWORD for p in params.values())
     given = {}
+    untried = {}             # words for what may be called otherwise
     for fact, value in facts.items():
         said = set(WORDS[fact]) & kw.keys()
         known = [k for k in WORDS[fact] if k in params]
         if not said and (known or open_ended):
-            given[known[0] if known else fact] = value
-    return maker(**given, **kw)
+            first, *others = known[:1] or WORDS[fact]
+            given[first] = value
+            if not known:
+                untried[first] = others
+    check_words(params, given.keys() | kw.keys())
+    while True:
+        try:
+            return maker(**given, **kw)
+        except TypeError as e:
+            word = unknown_word(e)
+            if word not in untried: raise
+            value = given.pop(word)
+            first, *others = untried.pop(word) or [None]
+            if first:
+                given[first] = value
+                untried[first] = others
 
 # %% ../nbs/adopt.ipynb #0a880007
 def normalisers(net: nn.Module, channels: int) -> list: # of dotted names; '' for the network itself

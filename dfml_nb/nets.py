@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call
 
-from .adopt import adopt, built
+from .adopt import CALLED, adopt, built
 from .architectures import (Conv4, Conv4Pool, Conv4Wide, ResNet10, ResNet18, ResNet50,
                                    SmallViT)
 from .core import fork_seed, require
@@ -42,6 +42,7 @@ def build_net(arch: str,         # name in ARCHS or factories, torchvision:NAME,
         kw["factories"] = factories
     outputs = 1 if one_output else n_classes
     net = built(maker, kw, n_classes=outputs, channels=channels, size=size)
+    require(isinstance(net, nn.Module), f"the factory of {arch!r} gives {net!r:.60}: {CALLED}")
     if one_output:
         net = net if isinstance(net, HeadedNet) else HeadedNet(net, n_classes)
         net.n_answers = n_classes

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import dfml_nb.ensemble      # registers the architectures "pool" and "embedding"
-from ..core import DFMLError, PoolError, fork_seed, one_thread, require
+from ..core import DFMLError, PoolError, SettingsError, fork_seed, one_thread, require
 from ..nets import Classifier, build_net, freeze
 from ..adopt import is_split
 from ..own import HeadedNet, real_looking
@@ -99,8 +99,10 @@ def blank_net(spec: ModelSpec,
             warnings.simplefilter("ignore")
             return _built(spec, factories, device)
     except Exception as e:   # a stranger's row can fail in any way
-        raise PoolError(f"model {spec.name!r}: its architecture cannot be built ({brief(e, 300)}). "
-                        "Is arch, arch_args, size or channels wrong?") from e
+        doubt = "" if isinstance(e, SettingsError) else (   # which says what to do
+            ". Is arch, arch_args, size or channels wrong?")
+        raise PoolError(f"model {spec.name!r}: its architecture cannot be built "
+                        f"({brief(e, 300)}){doubt}") from e
 
 def _built(spec, factories, device):
     def make():
