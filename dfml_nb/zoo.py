@@ -178,14 +178,22 @@ def from_zoo(arch: str # 'torchvision:NAME', 'timm:NAME', 'hf:KIND'
     return partial(ZOOS[zoo], name) if name and zoo in ZOOS else None
 
 # %% ../nbs/zoo.ipynb #13acf56b
+def find_also(folder: str):
+    "Python looks for modules there, too, after all other places, from now on."
+    if folder not in sys.path:
+        sys.path.append(folder)
+
 def imported(module: str): # the name of a module, or a file
+    here = os.getcwd()
+    find_also(here)              # where a repository's files look for each other
     if not module.endswith(".py"):
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, here)
         try:
             return import_module(module)
         finally:
-            sys.path.remove(os.getcwd())
+            sys.path.remove(here)
     require(Path(module).is_file(), "there is no such file")
+    find_also(str(Path(module).resolve().parent))
     spec = importlib.util.spec_from_file_location(Path(module).stem, module)
     found = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = found
