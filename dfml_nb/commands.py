@@ -167,6 +167,14 @@ def open_pool(path, factory: list): # as in read_factories
     factories = read_factories(factory, [s.arch for s in pool.specs])
     return Pool(path, factories) if factories else pool
 
+def open_learner(path, factory: list, device): # as in read_factories
+    "A learner, with the factories that a command was given."
+    from dfml_nb.learn.training import archs_in
+    from dfml_nb.recipes import DataFreeMetaLearner, learner_file
+    names = archs_in(learner_file(path))
+    factories = read_factories(factory, names * 2)  # not even an only one is unknown if it is known
+    return DataFreeMetaLearner.load(path, device, factories)
+
 # %% ../nbs/commands.ipynb #c9146cbf
 def read_names(names: list # words, or one file with a word a line, or a list in JSON; or None
               ) -> list:
@@ -276,6 +284,7 @@ def audit(pool: str,           # folder of the pool, made by dfml pretrain
           size: int = None,    # side in pixels to which images are brought; default: the pool's
           recover: Literal["pixels", "generator"] = "pixels", # how images are recovered
           teachers: int = None, # audit the first so many; default all
+          factory: list[str] = None, # of networks of one's own, as in dfml check
           out: str = None,     # JSON to write
           seed: int = 0,       # fixes all randomness
           quiet: bool = False  # no progress bars
@@ -283,11 +292,10 @@ def audit(pool: str,           # folder of the pool, made by dfml pretrain
     "Compare images recovered from a pool with its own; says if they come closer than chance."
     from dfml_nb.core import versions
     from dfml_nb.data import load_data
-    from dfml_nb.pool.pool import Pool
     from dfml_nb.recover.audit_pool import audit_pool
     from dfml_nb.recover.audit_teacher import audit_table, verdict
     from dfml_nb.recover.members import AuditSettings
-    pool = Pool(pool)
+    pool = open_pool(pool, factory)
     of_pool = pool.specs[0]
     form = dict(size=size or of_pool.size, channels=of_pool.channels)
     images = load_data(data, root, **form, quiet=quiet)
@@ -392,6 +400,7 @@ def test(run: str,               # run folder of dfml train, or a saved learner
          # last model, best on meta-validation classes, or both and best on test classes
          # (the papers' way)
          select: Literal["last", "val", "all"] = "last",
+         factory: list[str] = None, # of networks of one's own, as in dfml check
          out: str = None,        # JSON to write; default: in the run folder
          seed: int = 0,          # of the episodes
          device: str = "auto",   # auto, cpu, cuda, mps
@@ -401,12 +410,11 @@ def test(run: str,               # run folder of dfml train, or a saved learner
     "Test a learner on meta-test classes by the protocol; prints a table, writes a JSON record."
     from dfml_nb.adapt.testing import result, test_learner
     from dfml_nb.core import RunError, require, save_json
-    from dfml_nb.recipes import DataFreeMetaLearner
     known = ", ".join(CHOOSE)
     require(select in CHOOSE, f"--select must be one of {known}, not {select!r}")
     check_numbers("--shots", shots, 1)
     check_numbers("--query", [query], 1)
-    learner = DataFreeMetaLearner.load(run, device)
+    learner = open_learner(run, factory, device)
     images = test_images(learner, data, root, size, channels, quiet)
     special = dict(size=size, channels=channels)
     kind = [images.name, adapt, way and f"way{way}", seed and f"seed{seed}"]

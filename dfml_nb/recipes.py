@@ -85,6 +85,7 @@ class DataFreeMetaLearner:
                  if hasattr(getattr(s, name, None), "shot")}
         self.settings = override(s, {**shots, **settings})
         self.model = None
+        self.factories = None        # of networks of one's own, from the pool
         self.about = {}
         self.clock = Clock()
 
@@ -156,6 +157,7 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
         pool = Pool(pool)
     why = self.why_not(pool)
     require(not why, f"{self.recipe} cannot run on this pool: {why}", PoolError)
+    self.factories = pool.factories
     agree(pool=pool.digest(), settings=self.config, **surroundings(self.device))
     with working_in(run, self.device) as folder:
         trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
@@ -229,6 +231,18 @@ def check_fitted(self: DataFreeMetaLearner):
     require(self.model is not None,
             "this learner has not learned yet: call fit, or load one that has", RunError)
 
+# %% ../nbs/recipes.ipynb #98304f55
+def learner_file(path  # a file of `save`, or a run folder
+                ) -> Path:
+    "Where a learner lies. Raises `RunError` if the run is not finished."
+    path = Path(path)
+    if not path.is_dir(): return path
+    RunFolder(path).open()
+    require((path/"model.safetensors").exists(),
+            f"the run in {path} is not finished: type the same `dfml train` command again "
+            "and it goes on", RunError)
+    return path/"model.safetensors"
+
 # %% ../nbs/recipes.ipynb #2b33e0e7
 @patch
 def save(self: DataFreeMetaLearner, path): # a .safetensors file
@@ -243,13 +257,7 @@ def load(cls: DataFreeMetaLearner,
          factories=None      # the caller's own architectures, see `build_net`
         ):                   # the learner
     "Read a learner back. Raises `RunError`."
-    path = Path(path)
-    if path.is_dir():
-        RunFolder(path).open()
-        require((path/"model.safetensors").exists(),
-                f"the run in {path} is not finished: type the same `dfml train` command again "
-                "and it goes on", RunError)
-        path = path/"model.safetensors"
+    path = learner_file(path)
     model, info = read_model(path, factories)
     require("config" in info, f"{path} holds a model, but no learner", RunError)
     c = info["config"]
@@ -259,6 +267,7 @@ def load(cls: DataFreeMetaLearner,
               c.get("adapt"), parts.get("draw"))
     # what a file lacks came later: it is as the part has it, not as the recipe has it today
     new.settings = filled(compose(new.names), c["settings"])
+    new.factories = factories
     new.about = info["about"]
     new.model = model.eval().to(new.device)
     return new

@@ -20,11 +20,12 @@ from ..learn.training import read_model
 from ..worker import hired
 
 # %% ../../nbs/adapt/testing.ipynb #6e90e0db
-def snapshots(run        # a run folder
+def snapshots(run,       # a run folder
+              factories=None # the caller's own architectures, see `build_net`
              ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run."
     files = sorted((Path(run)/"snapshots").glob("step_*.safetensors"))
-    return [read_model(f)[0] for f in files]
+    return [read_model(f, factories)[0] for f in files]
 
 # %% ../../nbs/adapt/testing.ipynb #acb6d8cb
 class Judge:
@@ -117,7 +118,7 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
     judge = Judge(learner, data, way, how, query, seed, quiet)
     models = []
     if run and set(choose) != {"last"}:
-        models = [m.to(learner.device) for m in snapshots(run)]
+        models = [m.to(learner.device) for m in snapshots(run, learner.factories)]
     rows = []
     with hired(workers, quiet), computing(learner.device):
         for shot in dict.fromkeys(shots):

@@ -65,17 +65,38 @@ def blank(info: dict,      # as above
     return {f"net.{k}": v for k, v in net.state_dict().items()}
 
 # %% ../../nbs/learn/training.ipynb #4a1f1204
-def read_model(path,            # a file of `save_model`
-               factories=None   # the caller's own architectures: name → function
-              ) -> tuple:       # (the classifier, facts)
-    "Read a file of `save_model`. Raises `RunError` if it is something else, or was changed."
+@contextmanager
+def reading(path):
+    "Within the block, all that goes wrong with a file of `save_model` is a `RunError`."
     try:
-        return read_checked(path, factories)
+        yield
     except RunError:
         raise
     except (DFMLError, OSError, LookupError, ArithmeticError, ValueError, TypeError,
             AttributeError, RuntimeError, MemoryError) as e:
         raise RunError(f"{path} holds no model saved by this library ({e})") from e
+
+# %% ../../nbs/learn/training.ipynb #4a1f1207
+def read_model(path,            # a file of `save_model`
+               factories=None   # the caller's own architectures: name → function
+              ) -> tuple:       # (the classifier, facts)
+    "Read a file of `save_model`. Raises `RunError` if it is something else, or was changed."
+    with reading(path):
+        return read_checked(path, factories)
+
+# %% ../../nbs/learn/training.ipynb #4a1f1208
+def archs_of(info: dict # what save_model says, or of a member
+            ) -> list:  # of names
+    "Its architecture, and those of networks within it."
+    args = info["arch_args"]
+    members = [name for m in args.get("members", ()) for name in archs_of(m)]
+    return [info["arch"], *members, *filter(None, [args.get("of")])]
+
+def archs_in(path # a file of `save_model`
+            ) -> list: # of names
+    "Architectures that are needed to read a file. Raises `RunError`."
+    with reading(path), NumberFile(path, links=True) as f:
+        return archs_of(parse_json(f.about["dfml_nb"].encode()))
 
 # %% ../../nbs/learn/training.ipynb #4a1f1205
 def read_checked(path, factories) -> tuple: # as read_model
