@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core import RunError, require
+from ..core import PoolError, RunError, require
 from ..nets import Classifier
 from ..parts import NotNegative, Settings
 
@@ -141,6 +141,17 @@ class TermWeights(Settings):
     # divergence in the boundary term, see `boundary_loss`
     kl: Literal["true", "reverse", "released"] = "true"
 
+# %% ../../nbs/recover/inversion.ipynb #eeba6798
+def check_gradient(teacher: Classifier,
+                   x,           # that it was shown
+                   terms: dict): # of the loss
+    "Raises `PoolError` if `x` should learn and a teacher does not say how."
+    require(any(t.requires_grad for t in terms.values()) or not x.requires_grad,
+            f"a teacher ({teacher.arch or 'of no known architecture'}) gives no gradient to its "
+            "images, for its forward cuts it (torch.no_grad, detach, NumPy): recipes that recover "
+            "images by gradients cannot use it; bidf_mkd only asks it, and pool_centroid recovers "
+            "nothing", PoolError)
+
 # %% ../../nbs/recover/inversion.ipynb #eeba6797
 def inversion_terms(teacher: Classifier, # frozen
                     x,                   # (N, C, H, W) in [0, 1]
@@ -163,6 +174,7 @@ def inversion_terms(teacher: Classifier, # frozen
         with torch.no_grad():
             mine = student(x)[:, :logits.shape[1]]
         terms["adv"] = weights.adv * boundary_loss(mine, logits, weights.kl)
+    check_gradient(teacher, x, terms)
     return terms
 
 # %% ../../nbs/recover/inversion.ipynb #a7f7e500
