@@ -148,7 +148,9 @@ def fit(self: DataFreeMetaLearner,
     "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
     if workers is None and callbacks:
         workers = 1
-    with hired(workers, quiet), computing(self.device):
+    # also where the caller has turned gradients off
+    gradients = torch.inference_mode(False), torch.enable_grad()
+    with hired(workers, quiet), computing(self.device), gradients[0], gradients[1]:
         return self._fit(pool, run, callbacks, quiet)
 
 @patch
