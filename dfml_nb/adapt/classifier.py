@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from .inputs import PICTURES, as_images, in_order, pieces, understood
 from .labels import places
-from .layers import full_precision, own_layers
+from .layers import enough_numbers, full_precision, own_layers
 from ..core import EpisodeError, RunError, require
 from ..many import seeing
 from ..nets import Classifier, batch_mode, batch_norms, moving_buffers
@@ -167,7 +167,7 @@ def _piece(self: FewShotClassifier, model, x, what, batch, score):
     images = as_images(model, x, self.many)
     see = seeing(model, images, self.buffers)
     see = see.fork() if batch else see
-    with full_precision(model):
+    with full_precision(model), enough_numbers():
         out = see(self.w, images, what)
         if batch:
             in_range(see.buffers)

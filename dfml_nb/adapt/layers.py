@@ -14,6 +14,7 @@ from itertools import chain
 import torch
 
 from .labels import check_support, settled
+from ..core import EpisodeError
 from ..nets import Classifier
 
 # %% ../../nbs/adapt/layers.ipynb #ada20002
@@ -24,6 +25,19 @@ def own_layers(model: Classifier   # not changed
     own = deepcopy(model, {id(t): settled(t) for t in tensors})
     own.alone = True
     return own
+
+# %% ../../nbs/adapt/layers.ipynb #ada80014
+@contextmanager
+def enough_numbers():
+    "Within the block, statistics of a single number are an `EpisodeError`."
+    try:
+        yield
+    except ValueError as e:
+        if "more than 1 value per channel" not in str(e): raise
+        raise EpisodeError("of one image this network makes one number a channel, which has no "
+                           "statistics for its batch norm: show it two images or more, or let it "
+                           "use its own (how='centroid_own' or 'ridge', and no "
+                           "query_statistics)") from e
 
 # %% ../../nbs/adapt/layers.ipynb #50975b76
 def full_precision(model: Classifier): # whose device it is about
@@ -40,7 +54,7 @@ def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
     "It gets layers of its own, images and labels that were looked at, and is not disturbed."
     @wraps(adapt)
     def run(model, x, y, way, *args, **kw):
-        with undisturbed(model):
+        with undisturbed(model), enough_numbers():
             x, y = check_support(model, x, y, way)
             return adapt(own_layers(model), x, y, way, *args, **kw)
     return run
