@@ -86,6 +86,20 @@ def fork_seed(*parts): # what this randomness is for, as in rng
         torch.manual_seed(stable_seed(*parts))
         yield
 
+# %% ../nbs/core.ipynb #82ead304
+@contextlib.contextmanager
+def single_precision():
+    "Within the block new tensors are float32, whatever `torch.set_default_dtype` was told."
+    before = torch.get_default_dtype()
+    if before == torch.float32:       # nothing is touched that belongs to the whole process
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
 # %% ../nbs/core.ipynb #409c32e7
 DEVICES = ["cpu", "cuda", "mps"]   # kinds of devices that may be asked for
 

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from .adopt import CALLED, adopt, built
 from .architectures import (Conv4, Conv4Pool, Conv4Wide, ResNet10, ResNet18, ResNet50,
                                    SmallViT)
-from .core import fork_seed, require
+from .core import fork_seed, require, single_precision
 from .own import HeadedNet, in_order
 from .zoo import from_zoo
 
@@ -24,6 +24,7 @@ from .zoo import from_zoo
 ARCHS = dict(conv4=Conv4, conv4_pool=Conv4Pool, conv4_64=Conv4Wide,
              resnet10=ResNet10, resnet18=ResNet18, resnet50=ResNet50, vit=SmallViT)
 
+@single_precision()
 def build_net(arch: str,         # name in ARCHS or factories, torchvision:NAME, timm:NAME, hf:KIND
               n_classes: int,    # number of classes
               channels: int = 3, # of the input

@@ -7,6 +7,7 @@ __all__ = ['get_recipe', 'check_budget', 'budget_text', 'DataFreeMetaLearner', '
 
 # %% ../nbs/recipes.ipynb #78bc5bc6
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from .adapt.adapt import FewShotClassifier, get_adapter
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_support, coded
 from .adapt.layers import undisturbed
-from .core import Clock, PoolError, RunError, device_name, pick_device, require, versions
+from .core import (Clock, PoolError, RunError, device_name, pick_device, require,
+                          single_precision, versions)
 from .cores import computing
 from .learn.together import Together
 from .learn.trainer import Trainer, compose
@@ -134,6 +136,13 @@ def why_not(self: DataFreeMetaLearner, pool: Pool) -> str: # None if it can
         if why:
             return why
 
+# %% ../nbs/recipes.ipynb #a72af89d
+@contextmanager
+def learning():
+    "Within the block there are gradients and single precision, whatever the caller has set."
+    with torch.inference_mode(False), torch.enable_grad(), single_precision():
+        yield
+
 # %% ../nbs/recipes.ipynb #a72af89c
 @patch
 def fit(self: DataFreeMetaLearner,
@@ -148,9 +157,7 @@ def fit(self: DataFreeMetaLearner,
     "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
     if workers is None and callbacks:
         workers = 1
-    # also where the caller has turned gradients off
-    gradients = torch.inference_mode(False), torch.enable_grad()
-    with hired(workers, quiet), computing(self.device), gradients[0], gradients[1]:
+    with hired(workers, quiet), computing(self.device), learning():
         return self._fit(pool, run, callbacks, quiet)
 
 @patch

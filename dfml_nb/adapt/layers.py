@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 
 from .labels import check_support, settled
-from ..core import EpisodeError
+from ..core import EpisodeError, single_precision
 from ..nets import Classifier
 
 # %% ../../nbs/adapt/layers.ipynb #ada20002
@@ -47,7 +47,8 @@ def full_precision(model: Classifier): # whose device it is about
 @contextmanager
 def undisturbed(model: Classifier): # that is about to be adapted
     "Within the block there are gradients and full precision, whatever the caller has switched off."
-    with torch.inference_mode(False), torch.enable_grad(), full_precision(model):
+    gradients = torch.inference_mode(False), torch.enable_grad()
+    with gradients[0], gradients[1], full_precision(model), single_precision():
         yield
 
 def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
