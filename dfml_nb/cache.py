@@ -36,12 +36,16 @@ def write_npy(path,  # file to write
             f.write(row.tobytes())
 
 def mapped(file,  # an .npy file, perhaps
-           n: int # rows that it should have
-          ): # the array, mapped from disk; None if it is not there or damaged
+           n: int, # rows that it should have
+           row     # their shape, with None for any side; None: any shape
+          ): # the array, mapped from disk; None if it is not there, damaged or another
     "The array in `file`, if it is the one that is meant."
-    with contextlib.suppress(OSError, ValueError, EOFError):
+    with contextlib.suppress(OSError, ValueError, EOFError, TypeError):   # a single number
         a = np.load(file, mmap_mode="r")
-        if len(a) == n: return a
+        wanted = a.shape[1:] if row is None else row
+        same = len(wanted) == a.ndim - 1 and all(
+            side in (None, there) for side, there in zip(wanted, a.shape[1:]))
+        if len(a) == n and same and a.dtype == np.uint8: return a
     return None
 
 def remove_but(file,          # the one to keep
@@ -56,12 +60,13 @@ def cached_array(places: list, # folders, the preferred one first
                  stem: str,    # what the array is, e.g. 'train-32'
                  key: str,     # of what it was made from; another key means: make it anew
                  n: int,       # number of rows
-                 make          # called without arguments; gives the n rows, uint8 arrays
+                 make,         # called without arguments; gives the n rows, uint8 arrays
+                 row=None      # their shape, with None for any side; None: any shape
                 ): # uint8 (n, ...), mapped from disk if a folder could keep it
     "The array from the first folder that has it; else made, and kept in the first that takes it."
     files = [Path(p)/f"{stem}-{key}.npy" for p in places]
     for file in files:
-        a = mapped(file, n)
+        a = mapped(file, n, row)
         if a is not None: return a
     for file in files:
         with contextlib.suppress(RunError):

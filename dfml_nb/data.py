@@ -68,7 +68,8 @@ def folder_split(folder,             # ROOT/NAME
     stem = f"{split}-{size or 'own'}-{channels}"
     key = fingerprint(folder, files, channels, size)
     images = cached_array(keepers(folder), stem, key, len(files),
-                          lambda: decode_all(paths, channels, size, name, quiet))
+                          lambda: decode_all(paths, channels, size, name, quiet),
+                          (channels, size, size))
     counts = [len(of_class) for of_class in listing.values()]
     return Split(name, images, np.repeat(np.arange(len(listing)), counts), list(listing))
 
@@ -83,7 +84,7 @@ def split_kinds(folder: Path,  # ROOT/NAME
     key = fingerprint(folder, files, 0, None)
     paths = [f[0] for f in files]
     return cached_array(keepers(folder), f"{split}-kinds", key, len(files),
-                        lambda: image_kinds(paths, f"{folder.name}/{split}", quiet))
+                        lambda: image_kinds(paths, f"{folder.name}/{split}", quiet), (1,))
 
 # %% ../nbs/data.ipynb #d2224e6d
 def no_data(name: str,   # what was asked for

@@ -68,7 +68,8 @@ def glyph_split(name: str,        # of the data set
         return progress(rows, f"{name}/{split}", n, quiet=quiet, delay=2, leave=False)
     made_by = stable_seed(GLYPH_VERSION, matplotlib.__version__, PIL_VERSION, *GLYPHS.items())
     stem = f"{name}-{split}-{size}-{n_per_class}"
-    x = cached_array([user_cache()/"glyphs"], stem, f"{made_by:016x}", n, pictures)
+    x = cached_array([user_cache()/"glyphs"], stem, f"{made_by:016x}", n, pictures,
+                     (3, size, size))
     return Split(f"{name}/{split}", x, np.repeat(np.arange(len(chars)), n_per_class), list(chars))
 
 # %% ../nbs/glyphs.ipynb #3612bda4
