@@ -79,6 +79,18 @@ def in_plain_form(im: Image.Image) -> Image.Image: # 8 bits a channel and opaque
     im = im.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im)
 
+# %% ../nbs/decoding.ipynb #34e70f63
+def mode_of(channels: int) -> str: # of Pillow
+    "Grey or colour. Raises `DataError` for any other number of channels."
+    require(channels in MODES, f"a picture is read in grey or in colour, not with {channels} "
+            f"channels: pass tensors or arrays (N, {channels}, H, W)", DataError)
+    return MODES[channels]
+
+def readable() -> list: # names of formats
+    "What Pillow reads by itself: for EPS it would start another program."
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
 # %% ../nbs/decoding.ipynb #34e70f62
 MODES = {1: "L", 3: "RGB"}
 
@@ -87,8 +99,9 @@ def decode(file,              # image file
            size=None          # pixels; None: as the file is
           ) -> np.ndarray:    # uint8 (C, H, W)
     "Read one image. Raises `DataError` that names the file if it is broken."
-    with naming(file), Image.open(file) as im:
-        im = in_plain_form(ImageOps.exif_transpose(im)).convert(MODES[channels])
+    mode = mode_of(channels)
+    with naming(file), Image.open(file, formats=readable()) as im:
+        im = in_plain_form(ImageOps.exif_transpose(im)).convert(mode)
     if size and im.size != (size, size):
         im = ImageOps.fit(im, (size, size), Image.Resampling.BICUBIC)
     x = np.asarray(im)
@@ -97,7 +110,7 @@ def decode(file,              # image file
 # %% ../nbs/decoding.ipynb #413797a1
 def image_kind(file) -> Kind:
     "What is special about a file. Raises `DataError`."
-    with naming(file), Image.open(file) as im:
+    with naming(file), Image.open(file, formats=readable()) as im:
         return kind_of(im)
 
 def image_kinds(files: list,  # image files

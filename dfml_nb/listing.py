@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from .core import DataError, require
+from .decoding import readable
 from .splits import SPLITS
 
 # %% ../nbs/listing.ipynb #c587bbd9
@@ -19,8 +20,7 @@ with contextlib.suppress(ImportError):
     import pillow_heif
     pillow_heif.register_heif_opener()
 
-Image.init()
-SUFFIXES = {s for s, fmt in Image.registered_extensions().items() if fmt in Image.OPEN}
+SUFFIXES = {s for s, fmt in Image.registered_extensions().items() if fmt in readable()}
 LAYOUT = "a data set is NAME/{train,val,test}/CLASS/images"
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"} # left by other systems
 

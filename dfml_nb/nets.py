@@ -106,11 +106,16 @@ class Classifier(nn.Module):
         return self.net(self.normalize(x))
 
 # %% ../nbs/nets.ipynb #696b822b
-def channel_hint(x: torch.Tensor) -> str: # of wrong shape
+def channel_hint(x: torch.Tensor, # of wrong shape
+                 channels: int    # that a network takes
+                ) -> str:
     "What to do about images that a network cannot take."
     if x.ndim == 3: return "one image needs x[None]"
-    if x.ndim == 4 and x.shape[1] == 1: return "grey images need x.expand(-1, 3, -1, -1)"
-    return "channels come before height and width: x.permute(0, 3, 1, 2)"
+    if x.ndim == 4 and x.shape[1] == 1 and channels == 3:
+        return "grey images need x.expand(-1, 3, -1, -1)"
+    if x.ndim == 4 and x.shape[-1] == channels:
+        return "channels come before height and width: x.permute(0, 3, 1, 2)"
+    return f"its images have {channels} channel{'s'[:channels > 1]}"
 
 # %% ../nbs/nets.ipynb #696b822c
 @patch
@@ -121,7 +126,7 @@ def normalize(self: Classifier,
     if self.channels == 1 and x.ndim == 4 and x.shape[1] == 3:
         x = x.mean(1, keepdim=True)
     require(x.ndim == 4 and x.shape[1] == self.channels, "this network takes images "
-            f"(B, {self.channels}, H, W), not {tuple(x.shape)}: {channel_hint(x)}")
+            f"(B, {self.channels}, H, W), not {tuple(x.shape)}: {channel_hint(x, self.channels)}")
     if self.size:
         x = resized(x, (self.size, self.size))
     x = (x - self.mean) / self.std

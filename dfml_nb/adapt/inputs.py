@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ..core import DFMLError, EpisodeError, require
-from ..decoding import MODES, decode, in_plain_form
+from ..decoding import decode, in_plain_form, mode_of
 from ..nets import Classifier, channel_hint, resized
 
 # %% ../../nbs/adapt/inputs.ipynb #ada10007
@@ -106,7 +106,7 @@ def one_picture(p,                # a file, a PIL image, an array or a tensor
     elif isinstance(p, FILES):
         x = torch.tensor(decode(os.path.expanduser(os.fsdecode(p)), model.channels))
     elif isinstance(p, Image.Image):
-        p = in_plain_form(ImageOps.exif_transpose(p)).convert(MODES[model.channels])
+        p = in_plain_form(ImageOps.exif_transpose(p)).convert(mode_of(model.channels))
         x = torch.tensor(np.asarray(p))
     else:
         x = as_tensor(in_order(p))
@@ -136,7 +136,9 @@ def check_pixels(x: torch.Tensor,   # floats
     hint = ": one image needs x[None], grey ones x[:, None]" if x.ndim == 3 else ""
     require(x.ndim == 4 + many, f"images must be {shape}, not {tuple(x.shape)}{hint}", EpisodeError)
     n, c, h, w = x.shape[-4:]
-    hint = "leave out transparency: x[:, :3]" if c == 4 else channel_hint(x[0] if many else x)
+    hint = channel_hint(x[0] if many else x, model.channels)
+    if (c, model.channels) == (4, 3):
+        hint = "leave out transparency: x[:, :3]"
     require(c == model.channels or c == 3 and model.channels == 1, "this network takes images "
             f"(N, {model.channels}, H, W), not {tuple(x.shape)}: {hint}", EpisodeError)
     require(h and w, f"images of {h}x{w} pixels show nothing", EpisodeError)
