@@ -105,6 +105,12 @@ class Classifier(nn.Module):
     def forward(self, x):
         return self.net(self.normalize(x))
 
+# %% ../nbs/nets.ipynb #696b822f
+def in_grey(x # (B, 3, H, W)
+           ) -> torch.Tensor: # (B, 1, H, W)
+    "As bright as the colours look to the eye (ITU-R BT.601)."
+    return .299 * x[:, :1] + .587 * x[:, 1:2] + .114 * x[:, 2:]
+
 # %% ../nbs/nets.ipynb #696b822b
 def channel_hint(x: torch.Tensor, # of wrong shape
                  channels: int    # that a network takes
@@ -124,7 +130,7 @@ def normalize(self: Classifier,
              ) -> torch.Tensor: # (B, channels, size, size)
     "Resize, subtract the mean, divide by the deviation. Raises `SettingsError`."
     if self.channels == 1 and x.ndim == 4 and x.shape[1] == 3:
-        x = x.mean(1, keepdim=True)
+        x = in_grey(x)
     require(x.ndim == 4 and x.shape[1] == self.channels, "this network takes images "
             f"(B, {self.channels}, H, W), not {tuple(x.shape)}: {channel_hint(x, self.channels)}")
     if self.size:

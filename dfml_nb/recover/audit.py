@@ -9,7 +9,7 @@ __all__ = ['compare', 'report', 'audit', 'copy_pairs']
 import torch
 
 from ..core import DataError, require
-from ..nets import resized
+from ..nets import in_grey, resized
 from .distances import default_spaces
 from .inversion import Task
 from .members import AuditSettings, compare_class, copy_test, interval, share_test
@@ -20,7 +20,8 @@ def fit_images(x,    # (K, C, H, W)
               ) -> torch.Tensor: # (K, C', H', W')
     "Recovered images in the size and the colours of the real ones."
     if x.shape[1] != like.shape[1]:
-        x = x.mean(1, keepdim=True).expand(-1, like.shape[1], -1, -1)
+        grey = in_grey(x) if x.shape[1] == 3 else x.mean(1, keepdim=True)
+        x = grey.expand(-1, like.shape[1], -1, -1)
     return resized(x, like.shape[-2:])
 
 # %% ../../nbs/recover/audit.ipynb #b6624d89

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import require, rng
-from ..nets import Classifier, resized
+from ..nets import Classifier, in_grey, resized
 
 # %% ../../nbs/recover/zero_order.ipynb #fcf385c2
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def as_asked(x,     # (N, C, H, W) in [0, 1]
             ) -> torch.Tensor: # (N, ask.channels, ask.size, ask.size)
     "Images as a service takes them, differentiably."
     if ask.channels == 1 and x.shape[1] == 3:
-        x = x.mean(1, keepdim=True)
+        x = in_grey(x)
     return resized(x, (ask.size, ask.size)) if ask.size else x
 
 # %% ../../nbs/recover/zero_order.ipynb #84df27a4
