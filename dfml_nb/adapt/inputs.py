@@ -114,8 +114,14 @@ def one_picture(p,                # a file, a PIL image, an array or a tensor
     hint = ": join batches by torch.cat" if x.ndim == 4 else ""
     require(x.ndim == 3 and x.numel(),
             f"one picture of a list is (C, H, W), not {tuple(x.shape)}{hint}", EpisodeError)
-    x = fractions(x, model)
-    return resized(x[None], (model.size, model.size))[0] if model.size else x
+    return in_size(x, model) if model.size else fractions(x, model)
+
+def in_size(x,                # one picture (C, H, W): bytes or fractions
+            model: Classifier # that shall see it
+           ) -> torch.Tensor: # (C, size, size)
+    "Channel by channel, for floats take four times as much room as bytes."
+    side = model.size, model.size
+    return torch.cat([resized(fractions(c[None, None], model), side)[0] for c in x])
 
 def side_by_side(pictures: list,    # single ones
                  model: Classifier  # that shall see them
