@@ -284,9 +284,9 @@ def load(cls: DataFreeMetaLearner,
 # %% ../nbs/recipes.ipynb #c3a1f105
 @patch
 def __getstate__(self: DataFreeMetaLearner):
-    "What a copy or a pickle holds: what has been learned, but not the pool that it came from."
+    "What a copy or a pickle holds: what was learned, without the pool and the caller's functions."
     kept = {k: v for k, v in vars(self).items() if k != "trainer"}
-    return {**kept, "settings": asdict(self.settings)}
+    return {**kept, "settings": asdict(self.settings), "factories": None}
 
 @patch
 def __setstate__(self: DataFreeMetaLearner, state):

@@ -145,14 +145,15 @@ def write(self: _Growing):
     self.unwritten = 0
 
 @patch
-def stop(self: _Growing):
-    "Before the end: keep what is there, or, of all or none, nothing. No empty new pool is left."
+def stop(self: _Growing, refused: bool): # not interrupted
+    """Before the end: keep what is there, or, of all or none, nothing. A model that was refused
+    leaves no empty new pool; who stops the program types the same again."""
     mine = self.specs is not None and self.stamp() == self.seen
     if self.every and self.unwritten and mine:
         self.write()
     kept = self.new if self.every else []
     gone = [] if self.every else [spec.file for spec in self.new]
-    if mine and not self.found and not kept:
+    if refused and mine and not self.found and not kept:
         gone.append("pool.json")
     for file in gone:
         with contextlib.suppress(OSError):
@@ -183,8 +184,8 @@ def add_models(path,              # the pool's folder; made if it is not there
         try:
             for item in items:
                 growing.add(*describe(factories=factories, **item))
-        except BaseException:
-            growing.stop()
+        except BaseException as e:
+            growing.stop(isinstance(e, Exception))
             raise
         growing.finish()
     return growing.new
