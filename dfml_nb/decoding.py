@@ -101,7 +101,9 @@ def decode(file,              # image file
     "Read one image. Raises `DataError` that names the file if it is broken."
     mode = mode_of(channels)
     with naming(file), Image.open(file, formats=readable()) as im:
-        im = in_plain_form(ImageOps.exif_transpose(im)).convert(mode)
+        im = in_plain_form(ImageOps.exif_transpose(im))
+    if im.mode != mode:       # otherwise it would be copied
+        im = im.convert(mode)
     if size and im.size != (size, size):
         im = ImageOps.fit(im, (size, size), Image.Resampling.BICUBIC)
     x = np.asarray(im)

@@ -80,7 +80,7 @@ def fractions(x,                 # a tensor
              ) -> torch.Tensor:
     "Bytes and floating-point numbers as the latter."
     if x.dtype == torch.uint8:
-        return x.to(model.mean) / 255
+        return x.to(model.mean).div_(255)
     require(x.is_floating_point(),
             f"images must be bytes, or floats between 0 and 1, not {x.dtype}: x / 255, "
             "if they go up to 255; x / 65535, if up to that; x.float(), if only to 1", EpisodeError)
