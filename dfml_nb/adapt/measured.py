@@ -67,7 +67,7 @@ def percents(hits: str,  # of `inductive`
     return [100 * int(h) / asked for h in hits.split()]
 
 # %% ../../nbs/adapt/measured.ipynb #8d11000e
-def of_name(record: dict, # as `fill_record` writes it, its rows with `name` and `seed`
+def of_name(record: dict, # of `fill_record`; its rows have name and seed
             name: str     # of a row
            ) -> dict:     # seed → row
     "A row's trainings."

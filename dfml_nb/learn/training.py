@@ -76,7 +76,7 @@ def reading(path):
             AttributeError, RuntimeError, MemoryError) as e:
         raise RunError(f"{path} holds no model saved by this library ({e})") from e
 
-# %% ../../nbs/learn/training.ipynb #4a1f1207
+# %% ../../nbs/learn/training.ipynb #4a1f12b0
 def read_model(path,            # a file of `save_model`
                factories=None   # the caller's own architectures: name → function
               ) -> tuple:       # (the classifier, facts)
@@ -84,12 +84,12 @@ def read_model(path,            # a file of `save_model`
     with reading(path):
         return read_checked(path, factories)
 
-# %% ../../nbs/learn/training.ipynb #4a1f1208
+# %% ../../nbs/learn/training.ipynb #4a1f12b1
 def archs_of(info: dict # what save_model says, or of a member
             ) -> list:  # of names
     "Its architecture, and those of networks within it."
     args = info["arch_args"]
-    members = [name for m in args.get("members", ()) for name in archs_of(m)]
+    members = sum(map(archs_of, args.get("members", ())), [])
     return [info["arch"], *members, *filter(None, [args.get("of")])]
 
 def archs_in(path # a file of `save_model`
@@ -182,7 +182,7 @@ class Log(Callback):
     def after(self, trainer, i, row):
         self.folder.log(**row)
 
-# %% ../../nbs/learn/training.ipynb #4a1f1209
+# %% ../../nbs/learn/training.ipynb #4a1f12b2
 class Checkpoint(Callback):
     """A checkpoint at most every `seconds`, more often at the beginning, and at the end; how often
     cannot change the outcome."""

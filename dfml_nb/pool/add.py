@@ -30,8 +30,8 @@ def describe(model: Classifier, # network and preprocessing
     known = all(hasattr(model, k) for k in ("net", "n_classes", "mean"))
     kind = type(getattr(model, "net", model)).__name__
     require(known, f"model {brief(name, 200)!r} is a {kind}, and a pool takes what "
-            "build_classifier makes: save your network's weights (torch.save(net.state_dict(), FILE)) and import "
-            "that file with import_model", PoolError)
+            "build_classifier makes: save your network's weights (torch.save(net.state_dict(), "
+            "FILE)) and import that file with import_model", PoolError)
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.net.state_dict().items()}
     own = dict(n_classes=model.n_classes, channels=model.channels, size=model.size,
                mean=_rounded(model.mean), std=_rounded(model.std))

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import dfml_nb.ensemble      # registers the architectures "pool" and "embedding"
-from ..core import DFMLError, PoolError, SettingsError, fork_seed, one_thread, require, single_precision
+from ..core import DFMLError, PoolError, SettingsError, fork_seed, one_thread, require
+from ..core import single_precision
 from ..nets import Classifier, build_net, freeze
 from ..adopt import is_split
 from ..own import HeadedNet, real_looking
