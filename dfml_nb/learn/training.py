@@ -182,7 +182,7 @@ class Log(Callback):
     def after(self, trainer, i, row):
         self.folder.log(**row)
 
-# %% ../../nbs/learn/training.ipynb #4a1f12b2
+# %% ../../nbs/learn/training.ipynb #4a1f12c5
 class Checkpoint(Callback):
     """A checkpoint at most every `seconds`, more often at the beginning, and at the end; how often
     cannot change the outcome."""
