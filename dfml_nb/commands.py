@@ -523,7 +523,7 @@ def reproduce(names: list[str],       # all, a table, or TABLE/ROW
     "Run rows of the tables; each gives one JSON, and finished ones are not run again."
     from dfml_nb.core import DFMLError, RunError, require
     from dfml_nb.engines import row_jobs, run_rows
-    from dfml_nb.runs import sweep
+    from dfml_nb.claims import sweep
     if list_:
         return list_experiments()
     require(names, "say what to reproduce: all, a table, or TABLE/ROW; --list names them")

@@ -20,7 +20,8 @@ with contextlib.suppress(ImportError):
     import pillow_heif
     pillow_heif.register_heif_opener()
 
-SUFFIXES = {s for s, fmt in Image.registered_extensions().items() if fmt in readable()}
+FORMATS = set(readable())
+SUFFIXES = {s for s, fmt in Image.registered_extensions().items() if fmt in FORMATS}
 LAYOUT = "a data set is NAME/{train,val,test}/CLASS/images"
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"} # left by other systems
 

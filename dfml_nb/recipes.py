@@ -7,7 +7,6 @@ __all__ = ['get_recipe', 'check_budget', 'budget_text', 'DataFreeMetaLearner', '
 
 # %% ../nbs/recipes.ipynb #78bc5bc6
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from fastcore.basics import patch
 from .adapt.adapt import FewShotClassifier, get_adapter
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_support, coded
-from .adapt.layers import undisturbed
-from .core import (Clock, PoolError, RunError, device_name, pick_device, require,
-                          single_precision, versions)
+from .adapt.layers import learning, undisturbed
+from .core import Clock, PoolError, RunError, device_name, pick_device, require, versions
 from .cores import computing
 from .learn.together import Together
 from .learn.trainer import Trainer, compose
@@ -135,13 +133,6 @@ def why_not(self: DataFreeMetaLearner, pool: Pool) -> str: # None if it can
         why = kind.fits(pool)
         if why:
             return why
-
-# %% ../nbs/recipes.ipynb #a72af89d
-@contextmanager
-def learning():
-    "Within the block there are gradients and single precision, whatever the caller has set."
-    with torch.inference_mode(False), torch.enable_grad(), single_precision():
-        yield
 
 # %% ../nbs/recipes.ipynb #a72af89c
 @patch

@@ -45,10 +45,15 @@ def full_precision(model: Classifier): # whose device it is about
     return torch.autocast("cuda" if model.mean.is_cuda else "cpu", enabled=False)
 
 @contextmanager
+def learning():
+    "Within the block there are gradients and single precision, whatever the caller has set."
+    with torch.inference_mode(False), torch.enable_grad(), single_precision():
+        yield
+
+@contextmanager
 def undisturbed(model: Classifier): # that is about to be adapted
-    "Within the block there are gradients and full precision, whatever the caller has switched off."
-    gradients = torch.inference_mode(False), torch.enable_grad()
-    with gradients[0], gradients[1], full_precision(model), single_precision():
+    "As `learning`, and without mixed precision."
+    with learning(), full_precision(model):
         yield
 
 def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
