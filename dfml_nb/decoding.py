@@ -91,6 +91,19 @@ def readable() -> list: # names of formats
     Image.init()
     return [name for name in Image.ID if name != "EPS"]
 
+def as_pixels(im: Image.Image,
+              mode: str,      # of mode_of
+              size=None       # as in decode
+             ) -> np.ndarray: # uint8 (C, H, W)
+    "An image turned upright, by the rules of the table, its middle square in this size."
+    im = in_plain_form(ImageOps.exif_transpose(im))
+    if im.mode != mode:       # otherwise it would be copied
+        im = im.convert(mode)
+    if size and im.size != (size, size):
+        im = ImageOps.fit(im, (size, size), Image.Resampling.BICUBIC)
+    x = np.asarray(im)
+    return x[None] if mode == "L" else x.transpose(2, 0, 1)
+
 # %% ../nbs/decoding.ipynb #34e70f62
 MODES = {1: "L", 3: "RGB"}
 
@@ -99,15 +112,9 @@ def decode(file,              # image file
            size=None          # pixels; None: as the file is
           ) -> np.ndarray:    # uint8 (C, H, W)
     "Read one image. Raises `DataError` that names the file if it is broken."
-    mode = mode_of(channels)
+    mode = mode_of(channels)  # before the file is opened
     with naming(file), Image.open(file, formats=readable()) as im:
-        im = in_plain_form(ImageOps.exif_transpose(im))
-    if im.mode != mode:       # otherwise it would be copied
-        im = im.convert(mode)
-    if size and im.size != (size, size):
-        im = ImageOps.fit(im, (size, size), Image.Resampling.BICUBIC)
-    x = np.asarray(im)
-    return x[None] if channels == 1 else x.transpose(2, 0, 1)
+        return as_pixels(im, mode, size)
 
 # %% ../nbs/decoding.ipynb #413797a1
 def image_kind(file) -> Kind:

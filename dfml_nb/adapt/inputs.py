@@ -15,10 +15,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..core import DFMLError, EpisodeError, require
-from ..decoding import decode, in_plain_form, mode_of
+from ..decoding import as_pixels, decode, mode_of
 from ..nets import Classifier, channel_hint, resized
 
 # %% ../../nbs/adapt/inputs.ipynb #ada10007
@@ -95,21 +95,27 @@ def channels_first(x,             # (..., C, H, W) or (..., H, W, C)
     return x.movedim(-1, -3) if last else x
 
 # %% ../../nbs/adapt/inputs.ipynb #ada1000c
+def middle(x  # (..., H, W)
+          ):  # (..., S, S), where S is the smaller of the two
+    "The square in the middle: no picture is squashed."
+    h, w = x.shape[-2:]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    return x[..., top:top + side, left:left + side]
+
 def one_picture(p,                # a file, a PIL image, an array or a tensor
                 model: Classifier # that shall see it
                ) -> torch.Tensor: # (C, H, W), in the model's size
     "A single picture."
-    if isinstance(p, STREAMS):
-        x = torch.tensor(decode(p, model.channels))
-    elif isinstance(p, bytes) and b"\0" in p:        # no path, but what is in a file
-        x = torch.tensor(decode(io.BytesIO(p), model.channels))
+    if isinstance(p, bytes) and b"\0" in p:          # no path, but what is in a file
+        p = io.BytesIO(p)
     elif isinstance(p, FILES):
-        x = torch.tensor(decode(os.path.expanduser(os.fsdecode(p)), model.channels))
-    elif isinstance(p, Image.Image):
-        p = in_plain_form(ImageOps.exif_transpose(p)).convert(mode_of(model.channels))
-        x = torch.tensor(np.asarray(p))
-    else:
-        x = as_tensor(in_order(p))
+        p = os.path.expanduser(os.fsdecode(p))
+    if isinstance(p, Image.Image):
+        p = as_pixels(p, mode_of(model.channels), model.size)
+    elif isinstance(p, (str, *STREAMS)):
+        p = decode(p, model.channels, model.size)
+    x = as_tensor(in_order(p))
     x = x[None] if x.ndim == 2 else channels_first(x, model.channels)
     hint = ": join batches by torch.cat" if x.ndim == 4 else ""
     require(x.ndim == 3 and x.numel(),
@@ -121,7 +127,7 @@ def in_size(x,                # one picture (C, H, W): bytes or fractions
            ) -> torch.Tensor: # (C, size, size)
     "Channel by channel, for floats take four times as much room as bytes."
     side = model.size, model.size
-    return torch.cat([resized(fractions(c[None, None], model), side)[0] for c in x])
+    return torch.cat([resized(fractions(middle(c)[None, None], model), side)[0] for c in x])
 
 def side_by_side(pictures: list,    # single ones
                  model: Classifier  # that shall see them
@@ -169,6 +175,7 @@ def as_images(model: Classifier, # that shall see them
             x = side_by_side(x, model)
         x = fractions(channels_first(as_tensor(x), model.channels), model)
         check_pixels(x, model, many)
+        if model.size: x = middle(x)
     return x
 
 # %% ../../nbs/adapt/inputs.ipynb #ada10014
