@@ -100,7 +100,8 @@ def middle(x  # (..., H, W)
     "The square in the middle: no picture is squashed."
     h, w = x.shape[-2:]
     side = min(h, w)
-    top, left = (h - side) // 2, (w - side) // 2
+    top = (h - side) // 2
+    left = (w - side) // 2
     return x[..., top:top + side, left:left + side]
 
 def one_picture(p,                # a file, a PIL image, an array or a tensor
@@ -169,14 +170,12 @@ def as_images(model: Classifier, # that shall see them
     "Images as a model takes them. Raises `EpisodeError` unless these can be pixels in [0, 1]."
     with understood("these pictures", PICTURES):
         x = in_order(x)
-        if getattr(model.net, "any_numbers", False):
-            return as_tensor(x).to(model.mean)
+        if getattr(model.net, "any_numbers", False): return as_tensor(x).to(model.mean)
         if isinstance(x, list):
             x = side_by_side(x, model)
         x = fractions(channels_first(as_tensor(x), model.channels), model)
         check_pixels(x, model, many)
-        if model.size: x = middle(x)
-    return x
+    return middle(x) if model.size else x
 
 # %% ../../nbs/adapt/inputs.ipynb #ada10014
 def pieces(x,                # of in_order
