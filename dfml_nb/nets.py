@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'build_net', 'resized', 'Classifier', 'build_classifier', 'freeze', 'batch_norms', 'batch_mode', 'weights',
-           'call', 'glance']
+           'call', 'glance', 'gradients']
 
 # %% ../nbs/nets.ipynb #52ec176d
 import torch
@@ -224,3 +224,15 @@ def glance(model: nn.Module, # any
     "As `call`, with the statistics of the batch, of which nothing is remembered."
     buffers = {k: v.clone() for k, v in model.named_buffers()}
     return call(batch_mode(model), {**w, **buffers}, x)
+
+# %% ../nbs/nets.ipynb #696b8233
+def gradients(loss,       # scalar
+              by,         # tensors: the weights of a network
+              again=False # the gradients will be differentiated themselves
+             ) -> tuple:  # of tensors, one a weight
+    "The gradients of a loss, zero by what it does not depend on. Raises `SettingsError`."
+    require(loss.requires_grad, "this network gives no gradients to its weights, for its forward "
+            "cuts them (torch.no_grad, detach, NumPy): it can be adapted by centroid or ridge, "
+            "but not be trained")
+    return torch.autograd.grad(loss, list(by), create_graph=again, allow_unused=True,
+                               materialize_grads=True)

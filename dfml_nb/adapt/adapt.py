@@ -61,7 +61,7 @@ def fine_tune(model: Classifier,    # the meta-model; not changed
               steps: int = 10,      # gradient steps (10 in FREE, BiDf-MKD, TGR)
               lr: float = .01       # step size
              ) -> FewShotClassifier:
-    "Adapt all weights by gradient descent on the support set. Raises `EpisodeError`."
+    "Gradient descent of all weights on the support set. Raises `EpisodeError`, `SettingsError`."
     w = fine_tuned(model, x, y, way, steps, lr)
     return FewShotClassifier(model, w, statistics_of(model, w, x), way)
 

@@ -17,7 +17,7 @@ from .classifier import FewShotClassifier, statistics_of
 from .layers import adaptation
 from ..core import rng
 from ..many import One, batch_loss, seeing
-from ..nets import Classifier, batch_mode
+from ..nets import Classifier, batch_mode, gradients
 from ..parts import ADAPT, Count, NotNegative, Positive, Settings, Whole, part
 from ..recover.inversion import balanced_labels, tv_loss
 
@@ -92,7 +92,7 @@ def calibrate(model: Classifier, # in batch_mode
         fp, logits_p = see(w, xp, "both")
         both = torch.cat([logits, logits_p], -2)[..., :way]
         loss = see.total(near, f, y, fp, yp) + s.ce * batch_loss(both, labels)
-        grads = torch.autograd.grad(loss, list(w.values()))
+        grads = gradients(loss, w.values())
         w = {k: p.detach() - s.lr * g for (k, p), g in zip(w.items(), grads)}
     return w
 

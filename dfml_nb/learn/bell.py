@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import require, rng
 from .answers import pool_answers
 from .columns import ColumnStudent, LessonBook
-from ..nets import Classifier, batch_mode, call, glance, weights
+from ..nets import Classifier, batch_mode, call, glance, gradients, weights
 from ..parts import LEARN, Count, Learn, Positive, Settings, Whole, part
 from ..ranks import share
 from ..recover.inversion import check_terms, kl_rows
@@ -114,7 +114,7 @@ def visit(model: Classifier, # the meta-model, in batch mode; its weights are no
             psi = weights(model, grad=True)
             opt = OPTIMISERS[s.inner](psi.values(), s.lr)
         loss = distill_loss(call(model, psi, x), target, s.kl)
-        for p, g in zip(psi.values(), torch.autograd.grad(loss, list(psi.values()))):
+        for p, g in zip(psi.values(), gradients(loss, psi.values())):
             p.grad = g
         opt.step()
         met += loss.item() / len(todo)
@@ -146,7 +146,7 @@ def gradient_alignment(model: Classifier, # weights not changed; batch norm uses
     rows = []
     for x, target in todo:
         loss = distill_loss(model(x), target, kl)
-        grads = torch.autograd.grad(loss, list(model.parameters()))
+        grads = gradients(loss, model.parameters())
         rows.append(torch.cat([g.flatten() for g in grads]))
     g = torch.stack(rows)
     upper = torch.triu_indices(len(g), len(g), 1).unbind()

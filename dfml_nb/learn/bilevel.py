@@ -14,7 +14,7 @@ from ..core import rng
 from .bell import distill_loss, lessons
 from .maml import inner_loop
 from ..many import One
-from ..nets import Classifier, batch_mode, call
+from ..nets import Classifier, batch_mode, call, gradients
 from ..parts import LEARN, Learn, Positive, Settings, Whole, part
 from ..recover.black_box import AskSettings
 from ..recover.inversion import check_terms, mean_terms
@@ -58,7 +58,7 @@ def distill_outer(model: Classifier, # in batch mode
     "Gradient of the divergence after the inner loop, by the weights before it (BiDf-MKD)."
     loss = distill_loss(call(model, adapted, x), answers)
     by = w if s.second_order else adapted
-    return torch.autograd.grad(loss, list(by.values())), loss.item()
+    return gradients(loss, by.values()), loss.item()
 
 # %% ../../nbs/learn/bilevel.ipynb #724f683f
 @part(LEARN, "bilevel")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .bell import distill_loss, lessons_of_step
-from ..nets import Classifier, batch_mode, call
+from ..nets import Classifier, batch_mode, call, gradients
 from ..parts import LEARN, Learn, NotNegative, Settings, Whole, part
 from ..recover.inversion import check_terms
 from ..recover.views import Edge
@@ -27,7 +27,7 @@ def igr_gradient(losses: list, # functions: dict of weights → scalar, one a ta
     "Mean of the tasks' gradients at $\\theta + \\lambda\\,(g_i - \\bar g)$ (TGR)."
     n = len(losses)
     values = [f(w) for f in losses]
-    own = [torch.autograd.grad(v, list(w.values())) for v in values]
+    own = [gradients(v, w.values()) for v in values]
     mean = [sum(g) / n for g in zip(*own)]
     total = [torch.zeros_like(m) for m in mean]
     spread = 0.
@@ -35,7 +35,7 @@ def igr_gradient(losses: list, # functions: dict of weights → scalar, one a ta
         apart = [a - m for a, m in zip(g, mean)]
         spread += sum((d * d).sum() for d in apart).item() / n
         aside = {k: (p + lam * d).detach().requires_grad_() for (k, p), d in zip(w.items(), apart)}
-        there = torch.autograd.grad(f(aside), list(aside.values()))
+        there = gradients(f(aside), aside.values())
         total = [t + d / n for t, d in zip(total, there)]
     return total, dict(loss=sum(v.item() for v in values) / n, spread=spread)
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..core import rng
 from ..many import Copies, One, batch_loss, halved
-from ..nets import Classifier, batch_mode, moving_buffers
+from ..nets import Classifier, batch_mode, gradients, moving_buffers
 from ..parts import LEARN, Bound, Count, Learn, Positive, Settings, Whole, part
 from ..ranks import n_ranks, share
 from ..recover.inversion import check_terms
@@ -37,7 +37,7 @@ def inner_loop(see,              # (weights, x) → logits, as One and Copies
     for _ in range(steps):
         with to_be_differentiated_twice() if second_order else nullcontext():
             loss = batch_loss(see(w, x)[..., :way], y)
-        grads = torch.autograd.grad(loss, list(w.values()), create_graph=second_order)
+        grads = gradients(loss, w.values(), again=second_order)
         w = {k: p - lr * g for (k, p), g in zip(w.items(), grads)}
     return w
 
@@ -93,7 +93,7 @@ def episode_gradient(model: Classifier, # in batch mode
     loss, acc, adapted = outer_loss(model, episode, s, see)
     # first order: the gradient at the adapted weights is used at θ
     by = dict(model.named_parameters()) if s.second_order else adapted
-    grads = torch.autograd.grad(loss, list(by.values()))
+    grads = gradients(loss, by.values())
     adapted = {k: v.detach() for k, v in adapted.items()}
     return dict(grads=grads, loss=loss.item(), acc=acc, adapted=adapted)
 

@@ -13,7 +13,7 @@ import torch
 
 from .bell import distill_loss
 from ..many import One
-from ..nets import Classifier, batch_mode
+from ..nets import Classifier, batch_mode, gradients
 from ..parts import LEARN, Count, Learn, Settings, part
 from ..ranks import share
 from ..recover.inversion import Task, check_terms
@@ -39,7 +39,7 @@ def joint_step(model: Classifier, # the meta-model; moved
     def job(f):
         see = One(model).fork()
         loss, acc = f(see)
-        grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+        grads = gradients(loss, params)
         return grads, loss.item(), acc, see.running()
     done = share(job, losses, params[0].device)
     n = len(done)
