@@ -15,6 +15,7 @@ import torch
 from ..core import PoolError, require
 from .files import RESAVE, brief, tensors_of
 from .names import folded, pair, tree
+from .numbers import checksum
 
 # %% ../../nbs/pool/fits.ipynb #03ff5dce
 @dataclass
@@ -142,10 +143,9 @@ def _with_more(root, found):
 def _marks(v):
     "By what a tensor is known under another name: its place, and its numbers if they differ."
     marks = {(v.data_ptr(), tuple(v.shape), v.stride())}
-    flat = v.detach().flatten().contiguous()
+    flat = v.detach().flatten()
     if v.numel() and (flat != flat[0]).any():      # many a bias is 0 everywhere
-        numbers = flat.view(torch.uint8).numpy().tobytes()
-        marks.add((hash(numbers), tuple(v.shape), v.dtype))
+        marks.add(checksum({"": v}))
     return marks
 
 def _without_again(names, used, state):

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 
 from ..core import PoolError, progress, require
@@ -20,6 +19,7 @@ from .choose import model_files
 from .files import brief
 from .foreign import read_foreign, say_note
 from .hub import WHOLE
+from .numbers import checksum
 from .pool import Pool
 from .spec import ModelSpec, read_index
 
@@ -98,7 +98,7 @@ def _checked(args, taken, factories, quiet):
         except PoolError as e:
             bad.append(_placed(file, args) + str(e))
             continue
-        twin = seen.setdefault(_digest(model), file)
+        twin = seen.setdefault(checksum(model.net.state_dict()), file)
         again = file.parent == twin.parent and {file.name, twin.name} == set(WHOLE)
         if twin is not file:
             say(f"{file.name} holds the same weights as {twin.name}" + ": left out" * again)
@@ -111,13 +111,6 @@ def _checked(args, taken, factories, quiet):
             bad.append(f"{_placed(file, args)}{file.name}: {other}: rename the file")
     _say_all(notes)
     return todo, bad
-
-def _digest(model):
-    "One number for all weights of a network."
-    found = hashlib.sha256()
-    for v in model.net.state_dict().values():
-        found.update(v.detach().flatten().contiguous().view(torch.uint8).numpy())
-    return found.digest()
 
 def _placed(file, files):
     "The folder of a file, with a slash, where others have its name."
