@@ -167,6 +167,16 @@ def broadcast(obj=None,    # on rank 0: what to send, as an answer in share; els
     "Send an object from rank 0 to all. Raises `RunError` if a rank has ended."
     return obj if n_ranks() == 1 else _send(obj, 0, device)
 
+# %% ../nbs/ranks.ipynb #a0c0de06
+def take_over(module,  # the same on every rank, but for the last digits
+              device   # where it is
+             ) -> bool: # whether it was done
+    "On GPUs, where sums may differ in the last digit, every rank takes rank 0's weights."
+    if n_ranks() == 1 or torch.device(device).type == "cpu":
+        return False
+    module.load_state_dict(broadcast(module.state_dict(), device))
+    return True
+
 # %% ../nbs/ranks.ipynb #e1b40385
 def agree(**facts): # plain values: what this rank is about to compute, from what, with what
     "Raises `SettingsError` on all ranks unless all of them say the same."

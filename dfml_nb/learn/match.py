@@ -20,7 +20,7 @@ from .mixed_views import ViewSettings, make_views
 from ..nets import Classifier, build_classifier
 from ..parts import LEARN, Bound, Count, Learn, NotNegative, Positive, Settings, Share
 from ..parts import Whole, part
-from ..ranks import broadcast, n_ranks, share
+from ..ranks import n_ranks, share, take_over
 from ..recover.drawn import drawn_images
 from ..recover.inversion import check_terms
 from ..recover.painter import Precision, multiplying, wants_bfloat16
@@ -227,8 +227,7 @@ def study(self: Match,
             for name, v in self.student_step(t, views[pick], wanted[pick]).items():
                 total[name] = total.get(name, 0.) + v.detach() / len(steps)
     self.student.eval()
-    if n_ranks() > 1 and torch.device(given.device).type != "cpu":
-        self.student.load_state_dict(broadcast(self.student.state_dict(), given.device))
+    take_over(self.student, given.device)
     terms = {name: v.item() for name, v in total.items()}
     check_terms(terms, i, given.places)
     return dict(distill=sum(terms.values()), **terms)

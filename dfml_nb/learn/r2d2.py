@@ -17,7 +17,7 @@ from ..core import require, rng
 from .mixed_views import ViewSettings, make_views, shift_and_mirror
 from ..nets import freeze
 from ..parts import LEARN, Count, Learn, NotNegative, Positive, Settings, part
-from ..ranks import broadcast, n_ranks
+from ..ranks import take_over
 from ..recover.inversion import check_terms
 from ..splits import to_float
 
@@ -156,8 +156,7 @@ def step(self: R2D2, i, tasks):
     images = self.given.store.batch(rng(seed, "r2d2 images", k), self.s.batch * len(steps))
     rows = [self.adam_step(images, rng(seed, "r2d2", t)) for t in steps]
     freeze(self.model)
-    if n_ranks() > 1 and torch.device(self.given.device).type != "cpu":
-        self.model.load_state_dict(broadcast(self.model.state_dict(), self.given.device))
+    take_over(self.model, self.given.device)
     row = {name: mean_of(rows, name) for name in rows[0]}
     check_terms(row, i, self.given.places)
     return row

@@ -24,7 +24,7 @@ from ..pool.files import state_problem
 from ..pool.numbers import NumberFile, checksum
 from ..pool.restore import at_most, blank_net
 from ..pool.spec import SPEC_RULES, ModelSpec, check_spec
-from ..ranks import broadcast, n_ranks, rank, share, surroundings
+from ..ranks import broadcast, n_ranks, rank, share, surroundings, take_over
 from ..runs import RunFolder
 
 # %% ../../nbs/learn/training.ipynb #4c5093c5
@@ -277,9 +277,7 @@ class Agree(Callback):
     def after(self, trainer, i, row):
         if n_ranks() == 1: return
         model = trainer.moving
-        if model is not None and model.mean.device.type != "cpu":
-            model.load_state_dict(broadcast(model.state_dict(), model.mean.device))
-            return
+        if model is not None and take_over(model, model.mean.device): return
         mine = model is not None and checksum(model.state_dict()), repr(row)
         equal = [theirs == mine for theirs in share(lambda r: mine, range(n_ranks()))]
         require(all(equal), f"the processes of this job have different models after step {i}: "
