@@ -14,7 +14,8 @@ from itertools import product
 from typing import Iterator
 
 from .core import DFMLError, SettingsError, require
-from .experiments import find_experiments, mean_over_data, reproduce, result_file
+from .experiments import find_experiments, reproduce, result_file
+from .records import mean_over_data
 from .worker import hired
 
 # %% ../nbs/engines.ipynb #2b5832b6
