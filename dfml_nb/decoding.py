@@ -17,11 +17,17 @@ from PIL import Image, ImageOps
 from .core import DataError, progress, require
 
 # %% ../nbs/decoding.ipynb #34e70f61
+def readable() -> list: # names of formats
+    "What Pillow reads by itself: for EPS it would start another program."
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
 @contextlib.contextmanager
-def naming(file): # an image file
-    "Whatever goes wrong within the block becomes a `DataError` that names the file."
+def opened(file): # an image file
+    "An image of Pillow; whatever goes wrong within the block is a `DataError` that names the file."
     try:
-        yield
+        with Image.open(file, formats=readable()) as im:
+            yield im
     except Exception as e:
         shown = "".join(c if c.isprintable() else " " for c in str(file)[:300])
         if "://" in shown:
@@ -86,11 +92,6 @@ def mode_of(channels: int) -> str: # of Pillow
             f"channels: pass tensors or arrays (N, {channels}, H, W)", DataError)
     return MODES[channels]
 
-def readable() -> list: # names of formats
-    "What Pillow reads by itself: for EPS it would start another program."
-    Image.init()
-    return [name for name in Image.ID if name != "EPS"]
-
 def as_pixels(im: Image.Image,
               mode: str,      # of mode_of
               size=None       # as in decode
@@ -113,13 +114,13 @@ def decode(file,              # image file
           ) -> np.ndarray:    # uint8 (C, H, W)
     "Read one image. Raises `DataError` that names the file if it is broken."
     mode = mode_of(channels)  # before the file is opened
-    with naming(file), Image.open(file, formats=readable()) as im:
+    with opened(file) as im:
         return as_pixels(im, mode, size)
 
 # %% ../nbs/decoding.ipynb #413797a1
 def image_kind(file) -> Kind:
     "What is special about a file. Raises `DataError`."
-    with naming(file), Image.open(file, formats=readable()) as im:
+    with opened(file) as im:
         return kind_of(im)
 
 def image_kinds(files: list,  # image files
