@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from .core import fork_seed, require
-from .own import HeadedNet, is_number, logits_of, noted, real_looking
+from .own import (HeadedNet, find_head, heads, is_number, logits_of, named_logits, noted,
+                         put_layer, real_looking, tensors_in)
 
 # %% ../nbs/adopt.ipynb #0a110021
 @contextmanager
@@ -67,31 +68,80 @@ def adopt(net: nn.Module,  # somebody's
         if hasattr(net, "features") and hasattr(net, "head") and is_split(shaken(net), x):
             net.n_answers = n_classes
             return net
-    headed = HeadedNet(net, n_classes)
-    if n_classes == 2:
-        with unmoved(headed):
-            headed.sigmoid = is_probability(headed, x)
+    headed = whole(net, n_classes, x)
+    with unmoved(headed):
+        headed.squash = squashing(headed, x)
     return headed
+
+# %% ../nbs/adopt.ipynb #5b1e0a02
+def spoken(net, n_classes, x) -> tuple: # (what it gives back, [(name of a layer, what that gave)])
+    "Run a network, and note what each layer that may be its last one gives."
+    said = []
+    def note(name):
+        return lambda layer, x, out: said.append((name, out))
+    hooks = [net.get_submodule(k).register_forward_hook(note(k)) for k in heads(net, n_classes)]
+    try:
+        return net(x), said
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+def whole(net: nn.Module,
+          n_classes: int,  # outputs that are wanted
+          x                # images (B, C, H, W), at least 2
+         ) -> HeadedNet:   # cut at the layer that answers, if it still answers as before
+    "A network used whole."
+    shown = x.clone()
+    try:
+        with unmoved(net):
+            out, said = spoken(net, n_classes, shown)
+    except Exception:      # this is said when it is used
+        return HeadedNet(net, n_classes)
+    given = tensors_in(named_logits(out))
+    direct = [name for name, v in said if any(v is t for t in given)]
+    called = [name for name, _ in said]
+    name = [find_head(net, n_classes), *called, *direct][-1]
+    headed = HeadedNet(net, n_classes, name)
+    if not answers_as(headed, given, x):
+        put_layer(net, name, headed.head)
+        headed = HeadedNet(net, n_classes, head="")
+    headed.several = len(set(direct)) > 1
+    headed.writes = not torch.equal(shown, x)
+    return headed
+
+def answers_as(headed: HeadedNet, given: list, x) -> bool: # True if it was not cut
+    "Does a network that was cut still give back the same tensors?"
+    if isinstance(headed.head, nn.Identity): return True
+    try:
+        with unmoved(headed):
+            now = tensors_in(named_logits(headed.body(x.clone())))
+        alike = [torch.allclose(a, b, 1e-4, 1e-5, equal_nan=True) for a, b in zip(now, given)]
+        return len(now) == len(given) and all(alike)
+    except Exception:      # it looked for its layer by kind, or for its weights by name
+        return False
 
 # %% ../nbs/adopt.ipynb #0a110024
 SQUASHED = ("the network gives one number between 0 and 1 for two classes, and it is not clear "
             "whether that is a probability: let it return the logit, without a sigmoid")
 
-def is_probability(net: HeadedNet, x) -> bool: # False also if it gives no single number
-    "Is the one number that it gives a sigmoid of what its head says? Raises `SettingsError`."
+def squashing(net: HeadedNet, x) -> str: # 'sigmoid' or 'softmax'; '' also if it gives something else
+    "What makes probabilities of what its head says. Raises `SettingsError` if that is not clear."
     try:
-        out, notes = noted(net.body, x)
-        out = logits_of(out, len(x), 2)
+        out, notes = noted(net.body, x.clone())
+        said = notes[-1][1] if notes else None
+        out = logits_of(out, len(x), net.n_answers, None if net.several else said)
     except Exception:     # this is said when it is used
-        return False
-    if not is_number(out, len(x)): return False
-    said = notes[-1][1] if notes else None
-    if said is not None and is_number(said, len(x)):
-        said = said.view_as(out)
-        if torch.allclose(out, said): return False
-        if torch.allclose(out, said.sigmoid()): return True
-    require(out.min() < 0 or out.max() > 1, SQUASHED)
-    return False
+        return ""
+    one = net.n_answers == 2 and is_number(out, len(x))
+    if not one and out.ndim != 2: return ""
+    if isinstance(said, torch.Tensor) and said.numel() == out.numel():
+        said = said.reshape(out.shape)
+        if torch.allclose(out, said): return ""
+        if torch.allclose(out, said.sigmoid()): return "sigmoid"
+    require(not one or out.min() < 0 or out.max() > 1, SQUASHED)
+    sums = out.sum(1) if not one else out
+    shares = not one and out.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+    return "softmax" if shares else ""
 
 # %% ../nbs/adopt.ipynb #0a110028
 WORDS = dict(n_classes=("n_classes", "num_classes", "nb_classes", "classes", "num_labels"),

@@ -44,8 +44,9 @@ def build_net(arch: str,         # name in ARCHS or factories, torchvision:NAME,
     outputs = 1 if one_output else n_classes
     net = built(maker, kw, n_classes=outputs, channels=channels, size=size)
     require(isinstance(net, nn.Module), f"the factory of {arch!r} gives {net!r:.60}: {CALLED}")
-    if one_output:
-        net = net if isinstance(net, HeadedNet) else HeadedNet(net, n_classes)
+    if one_output and not theirs:
+        net = HeadedNet(net, n_classes)
+    if one_output and isinstance(net, HeadedNet):
         net.n_answers = n_classes
     if theirs and not isinstance(net, HeadedNet):
         return adopt(net, n_classes, channels, size)

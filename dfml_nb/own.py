@@ -39,18 +39,29 @@ def width(layer: nn.Module) -> int: # outputs of a layer that can be the last on
         return layer.out_channels
     return 0
 
-def find_head(net: nn.Module,
-              n_classes: int = None # None: of any width
-             ) -> str:              # dotted name, or '' if it has none
-    "The last linear layer, or else 1x1 convolution, with one output a class (or one for two)."
+def heads(net: nn.Module,
+          n_classes: int = None # None: of any width
+         ) -> list:             # of dotted names
+    "Linear layers, or else 1x1 convolutions, with one output a class (or one for two)."
     widths = (n_classes, 1) if n_classes == 2 else (n_classes,)
     for kind in (nn.Linear, nn.Conv2d):
         for wanted in widths:
             layers = [(k, m) for k, m in net.named_modules() if k and isinstance(m, kind)]
             found = [k for k, m in layers if width(m) and width(m) == (wanted or width(m))]
             if found:
-                return found[-1]
-    return ""
+                return found
+    return []
+
+def find_head(net: nn.Module,
+              n_classes: int = None # None: of any width
+             ) -> str:              # dotted name, or '' if it has none
+    "The last of the layers that may be the head."
+    return ["", *heads(net, n_classes)][-1]
+
+def put_layer(net: nn.Module, name: str, layer: nn.Module):
+    "Put a layer into a network, at a dotted name."
+    where, _, last = name.rpartition(".")
+    setattr(net.get_submodule(where), last, layer)
 
 # %% ../nbs/own.ipynb #0a11000d
 _NOTES = ContextVar("notes", default=None)     # (input, output) of the head in this run
@@ -89,6 +100,16 @@ def is_table(t, batch: int, n_classes: int) -> bool: # one an image and class; N
     if n_classes is None: return t.ndim == 2
     return t.shape[1] == n_classes and t.numel() == batch * n_classes
 
+def named_logits(out): # what is called so, or all of it
+    named = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", None)
+    return named if isinstance(named, torch.Tensor) else out
+
+def tensors_in(out) -> list: # of what a network gave back
+    parts = out.values() if isinstance(out, Mapping) else out
+    known = isinstance(parts, (list, tuple, type({}.values())))
+    parts = list(parts) if known else [parts]
+    return [t for t in parts if isinstance(t, torch.Tensor)]
+
 SEVERAL = ("the network gives back {} where logits are needed, a tensor ({}, {}): let its forward "
            "return the logits alone, or as a dict with the key 'logits'")
 
@@ -99,13 +120,10 @@ def logits_of(out,            # what a network gave back
               head=None       # what its last layer gave, if that is known
              ) -> torch.Tensor: # (batch, n_classes), or one number an image
     "The logits among what a network gives back. Raises `SettingsError` if that is not clear."
-    named = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", None)
-    out = named if isinstance(named, torch.Tensor) else out
+    out = named_logits(out)
     if isinstance(out, torch.Tensor):
         return out.flatten(1) if is_table(out, batch, n_classes) else out
-    parts = out.values() if isinstance(out, Mapping) else out
-    parts = list(parts) if isinstance(parts, (list, tuple, type({}.values()))) else []
-    tensors = [t for t in parts if isinstance(t, torch.Tensor)]
+    tensors = tensors_in(out)
     found = [t for t in tensors if is_table(t, batch, n_classes)]
     if not found and n_classes == 2:
         found = [t for t in tensors if is_number(t, batch)]
@@ -128,16 +146,19 @@ class HeadedNet(nn.Module):
     "A network used whole. Its `features` (B, D) are what enters its last layer, if it has one."
     def __init__(self,
                  net: nn.Module,          # (B, C, H, W) → logits, perhaps among other things
-                 n_classes: int = None):  # outputs that are wanted; None: not known
+                 n_classes: int = None,   # outputs that are wanted; None: not known
+                 head: str = None):       # its last layer; '': used uncut; None: `find_head`
         super().__init__()
         self.n_answers = n_classes
         self.plain_layout = False  # it cannot take images with channels last
-        self.sigmoid = False       # of two classes: its number is a probability
+        self.writes = False        # it changes the images that it is shown
+        self.several = False       # it gives back what several layers said that may be its last
+        self.squash = ""           # its answers are a "sigmoid" of what its head says, or a "softmax"
         self.head = nn.Identity()
-        if name := find_head(net, n_classes):
-            where, _, last = name.rpartition(".")
+        name = find_head(net, n_classes) if head is None else head
+        if name:
             self.head = net.get_submodule(name)
-            setattr(net.get_submodule(where), last, StandIn(self.head))
+            put_layer(net, name, StandIn(self.head))
         self.body = net
         self.training = net.training
 
@@ -178,12 +199,15 @@ def alone(self: HeadedNet, x):
 @patch
 def run(self: HeadedNet, x):
     "As `both`, in any layout that the network takes."
-    out, notes = noted(self.body, x)
+    out, notes = noted(self.body, x.clone() if self.writes else x)
     f, said = notes[-1] if notes else (None, None)
-    z = logits_of(out, len(x), self.n_answers, said)
+    z = logits_of(out, len(x), self.n_answers, None if self.several else said)
+    if self.squash == "sigmoid":
+        z = said.reshape(z.shape)
+    if self.squash == "softmax":
+        z = z.clamp_min(torch.finfo(z.dtype).tiny).log()
     if self.n_answers == 2 and is_number(z, len(x)):
-        number = (said if self.sigmoid else z).flatten()
-        z = torch.stack([torch.zeros_like(number), number], 1)
+        z = torch.stack([torch.zeros_like(z.flatten()), z.flatten()], 1)
     return features_of(self.head, f, z), z
 
 # %% ../nbs/own.ipynb #0a110016
