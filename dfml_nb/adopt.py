@@ -54,6 +54,13 @@ def is_split(net: nn.Module,
         return False
     return True
 
+def surely_split(net, x) -> bool: # also with other weights
+    try:
+        net(x.clone())     # what hooks make of its weights can be copied after that
+        return is_split(shaken(net), x)
+    except Exception:      # as in is_split
+        return False
+
 # %% ../nbs/adopt.ipynb #0a110022
 def adopt(net: nn.Module,  # somebody's
           n_classes: int,  # outputs that are wanted
@@ -63,9 +70,9 @@ def adopt(net: nn.Module,  # somebody's
     "A network from elsewhere: itself if it is split for sure, else whole. Raises `SettingsError`."
     x = (real_looking(3, channels, size) - .5) / .25
     with unmoved(net):
-        if any(nn.parameter.is_lazy(p) for p in net.parameters()):
+        if any(map(nn.parameter.is_lazy, (*net.parameters(), *net.buffers()))):
             net(x)         # now its layers know their widths
-        if hasattr(net, "features") and hasattr(net, "head") and is_split(shaken(net), x):
+        if hasattr(net, "features") and hasattr(net, "head") and surely_split(net, x):
             net.n_answers = n_classes
             return net
     headed = whole(net, n_classes, x)
