@@ -19,7 +19,7 @@ from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, read_file, sparse_names
 from .fits import chosen, normalisations, other_count, report
 from .hub import hub_state, in_hub, is_table, understood, weights_of
-from .inspect import (ASKED, WHICH_NORM, group_normed, guess_sizes, main_copy,
+from .inspect import (ASKED, guess_sizes, main_copy, open_norm,
                                   other_arguments)
 from .restore import check_alive, restore, wanted
 from .spec import ModelSpec, check_spec, unboxed
@@ -168,10 +168,10 @@ def _ask(file, spec, args):
     args = args or {}
     silent = [k for k in ASKED.get(spec.arch, {}) if k not in spec.arch_args]
     more = "".join(f" --arch-arg {k}={_plain(v)}" for k, v in args.items())
-    if group_normed(args):
-        raise PoolError(f"{_title(file, spec)}: {WHICH_NORM}: if it is group norm "
-                        f"with 8 groups, say{more} (arch_args={args}), else bring the network "
-                        "with --factory (factory=)")
+    if open_norm(args):
+        why, what = open_norm(args)
+        raise PoolError(f"{_title(file, spec)}: {why}: if it has {what}, say{more} "
+                        f"(arch_args={args}), else bring the network with --factory (factory=)")
     for k in silent:
         raise PoolError(f"{_title(file, spec)}: no weight shows {ASKED[spec.arch][k]}: "
                         f"say --arch-arg {k}=true or --arch-arg {k}=false{more} (in Python "

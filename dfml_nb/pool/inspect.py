@@ -48,13 +48,16 @@ def other_arguments(spec: ModelSpec, # what the caller says about a model
     return [args for args in new if args and not args.keys() & spec.arch_args.keys()]
 
 # %% ../../nbs/pool/inspect.ipynb #c3a1f0ea
-WHICH_NORM = ("no weight shows whether it has group norm, or batch or instance norm without "
-              "running statistics")
+OPEN_NORMS = dict(    # norm → what no weight shows then, and when it is right
+    group=("no weight shows whether it has group norm, or batch or instance norm without running "
+           "statistics", "group norm with 8 groups"),
+    none=("no weight shows whether it has a norm without weights, as nn.InstanceNorm2d is",
+          "no norm"))
 
-def group_normed(args: dict # that the weights may show
-                ) -> bool:  # then other norms have the same weights, and other answers
-    "Do the weights leave open which norm it is?"
-    return args.get("norm") == "group"
+def open_norm(args: dict # that the weights may show
+             ):          # (what they leave open, when these are right), or None
+    "Do other norms have the same weights, and other answers?"
+    return OPEN_NORMS.get(args.get("norm"))
 
 # %% ../../nbs/pool/inspect.ipynb #40f4709b
 HEADS = re.compile(
@@ -221,8 +224,9 @@ def _advice(file, specs):
                 "name it, or bring a function that builds it (--factory MODULE:FUNCTION):",
                 "  " + import_line(file)]
     names = ", ".join(f"{s.arch} {s.arch_args or ''}".strip() for s in specs)
-    guess = [f"but {WHICH_NORM}: norm=group is right for group norm with 8 groups only"]
-    return [f"fits: {names}", *(guess if any(group_normed(s.arch_args) for s in specs) else []),
+    norms = {s.arch_args["norm"]: open_norm(s.arch_args) for s in specs if open_norm(s.arch_args)}
+    doubts = [f"but {why}: norm={n} is right for {what} only" for n, (why, what) in norms.items()]
+    return [f"fits: {names}", *doubts,
             "to import it, type (what no weights show is in capitals; "
             "M and S are mean and deviation of its normalisation, for images in [0, 1]):",
             *(f"  {import_line(file, s)}" for s in specs)]
