@@ -249,7 +249,7 @@ def _lying(fit, roots):
     if other:
         some = "; ".join(_shown(k, fit.state) for k in other[:MOST])
         more = f"; and {len(other) - MOST} more" if len(other) > MOST else ""
-        yield (f"beside the network lie {some}{more}, which are not used: if its answers need them, "
+        yield (f"what lies beside the network is not used: {some}{more}. If its answers need that, "
                "bring the whole network with --factory (factory=)")
     if 2 * len(averaged) > len(fit.names) and not fit.averaged:
         yield (f"it also holds averaged weights (EMA), as {brief(averaged[0], 60)}, which cannot be "

@@ -48,6 +48,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
         spec.trained = {**spec.trained, "weights": fit.root[:200]}
     try:
         model = restore(spec, fit.weights(), factories, FRESH_FILE, strict=True)
+        _check_told(model, spec, fit.weights(), factories)
         for note in (_twice(model), _beside(spec, fit), _unsteady(model)):
             if note:
                 (say or say_note)(f"{file.name}: {note}")
@@ -109,6 +110,30 @@ def _floats(file, *values):
     except (TypeError, ValueError, RuntimeError) as e:
         rule = "mean and std must be numbers, one per channel"
         raise PoolError(f"{file.name}: {rule} ({brief(e)})") from e
+
+# %% ../../nbs/pool/foreign.ipynb #5b1e0b02
+UNTOLD = ("its answers depend on random numbers that are drawn while it is built, and that no file "
+          "has: a layer in a Python list, or a tensor that is no buffer. Register it where it was "
+          "trained (nn.ModuleList, register_buffer), and save its weights anew")
+
+def _asked(model, x):
+    with fork_seed("asked"), torch.no_grad():
+        return model(x)
+
+def _check_told(model, spec, weights, factories):
+    "Raises `PoolError` unless a file's weights are all that there is to know of a network."
+    filled = model.net.state_dict()
+    lost = [k for k, v in weights.items() if not torch.equal(filled[k], v.to(filled[k].dtype))]
+    shared = [k for k in filled if lost and filled[k].data_ptr() == filled[lost[0]].data_ptr()]
+    require(len(shared) < 2, f"model {spec.name!r}: {brief(' and '.join(shared))} are one tensor in "
+            "this network, and two that differ in the file: it is another network", PoolError)
+    if spec.arch not in (factories or {}): return
+    x = real_looking(4, model.channels, model.size).to(model.mean)
+    first = _asked(model, x)
+    steady = torch.equal(first, _asked(model, x))
+    other = _asked(restore(spec, weights, factories, seed="elsewhere"), x)
+    alike = torch.allclose(first, other, 1e-3, 1e-4 * first.abs().max().item())
+    require(alike or not steady, f"model {spec.name!r}: {UNTOLD}", PoolError)
 
 # %% ../../nbs/pool/foreign.ipynb #a250ff96
 def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)

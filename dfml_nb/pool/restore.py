@@ -92,11 +92,12 @@ class _OnlyWeightsBlank(TorchFunctionMode):
 
 def blank_net(spec: ModelSpec,
               factories=None,  # name → callable, see build_net
-              device="cpu"     # where it is built
+              device="cpu",    # where it is built
+              seed="blank"     # of what is random about it
              ) -> nn.Module:   # untrained
     "The network that `spec` describes. Raises `PoolError` if there is no such architecture."
     try:
-        with fork_seed("blank"), warnings.catch_warnings():
+        with fork_seed(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _built(spec, factories, device)
     except Exception as e:   # a stranger's row can fail in any way
@@ -144,7 +145,11 @@ def wanted(spec: ModelSpec,
           ) -> dict:          # name → tensor; without memory behind it if possible
     "The weights that such a model has; only names, shapes and kinds count. Raises `PoolError`."
     if spec.arch in (factories or {}):
-        return blank_net(spec, factories).state_dict()
+        state = blank_net(spec, factories).state_dict()
+        odd = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
+        require(not odd, f"model {spec.name!r}: its network keeps {brief(', '.join(odd))} in its "
+                "state_dict, and that is no tensor: keep it as a buffer (register_buffer)", PoolError)
+        return state
     args = json.dumps(spec.arch_args, sort_keys=True)
     try:
         return _blueprint(spec.arch, spec.n_classes, spec.channels, spec.size, args, most)
@@ -160,7 +165,8 @@ def restore(spec: ModelSpec,    # what the pool says about the model
             state: dict,        # name → tensor, as read from its file
             factories=None,     # the caller's own architectures: name → callable
             advice: str = FRESH, # what to do with a file that is bad in itself
-            strict=False        # every picture needs a finite answer, not just one
+            strict=False,       # every picture needs a finite answer, not just one
+            seed="blank"        # as in blank_net
            ) -> Classifier:     # in evaluation mode, without gradients to its weights
     "The model that `spec` describes, filled with `state`. Raises `PoolError` if it does not fit."
     problem = state_problem(state, wanted(spec, factories, len(state)))
@@ -171,7 +177,7 @@ def restore(spec: ModelSpec,    # what the pool says about the model
         hint = f": {WAYS['quantised']}"
     name = f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
     require(not problem, f"{name}: {problem}{hint}", PoolError)
-    net = blank_net(spec, factories)
+    net = blank_net(spec, factories, seed=seed)
     model = Classifier(net, tuple(spec.mean), tuple(spec.std), spec.size, spec.channels)
     filled = model.net.state_dict()      # it knows of what version its names are
     filled.update(state)
