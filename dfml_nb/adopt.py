@@ -209,5 +209,22 @@ def normalisers(net: nn.Module, channels: int) -> list: # of dotted names; '' fo
             return torch.as_tensor(v).numel() == channels
         except Exception:     # a method, for example
             return False
+    def normalises(m):
+        return any(fits(getattr(m, a, None)) and fits(getattr(m, b, None)) for a, b in _pairs(m))
     parts = net.named_modules()
-    return [k for k, m in parts if all(fits(getattr(m, v, None)) for v in ("mean", "std"))]
+    return [k for k, m in parts if normalises(m) or any(map(normalises, _composed(m)))]
+
+def _pairs(part) -> list: # of (name of a mean, name of a deviation)
+    names = []
+    for kind in ("__dict__", "_buffers", "_parameters"):
+        names += getattr(part, kind, ())
+    means = [re.fullmatch(r"((?!running)\w*_|)(mean|mu)", k) for k in names]
+    found = [(m[0], m[1] + dict(mean="std", mu="sigma")[m[2]]) for m in means if m]
+    return [("mean", "std"), *found]
+
+def _composed(part) -> list: # what torchvision's Compose, which is no layer, has in it
+    found = []
+    for v in vars(part).values():
+        steps = getattr(v, "transforms", None)
+        found += steps if isinstance(steps, (list, tuple)) else []
+    return found
