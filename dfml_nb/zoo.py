@@ -154,7 +154,8 @@ def in_silence():
             logging.enable_progress_bar()
 
 def hf_named(state: dict, # name → tensor, as they stand in a file
-             kind, n_classes, channels, size, config: dict # as in hf_net
+             kind, n_classes, channels, size, config: dict, # as in hf_net
+             left: list = None # gets the names of what the network has no place for
             ) -> dict:    # name → tensor
     "Weights under the names that transformers uses now. Raises `SettingsError`."
     network, config = hf_parts(kind, n_classes, channels, size, config)
@@ -166,6 +167,8 @@ def hf_named(state: dict, # name → tensor, as they stand in a file
     said = "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:3])}" for k, v in wrong.items())
     require(not wrong, f"the weights are not those of {kind} with {n_classes} classes and images "
             f"of {size} pixels: {said[:400]}")
+    if left is not None:
+        left += sorted(map(str, found["unexpected_keys"]))
     return net.state_dict()
 
 # %% ../nbs/zoo.ipynb #0a220016

@@ -9,9 +9,11 @@ __all__ = []
 import json, shlex, sys
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
+from torchvision import models as tvm
 
 from ..adopt import normalisers
 from ..core import PoolError, fork_seed, load_json, require
@@ -199,14 +201,22 @@ def _otherwise(spec, tables) -> list: # of sentences
             if typed:
                 found.append(f"its own {brief(key, 60)} is another one than you say. If that is "
                              f"right, say {typed}")
+        found += [f"its own {k} says that it is {brief(v, 60)}, and you say {spec.arch}"
+                  for k, v in table.items() if k in ("architecture", "arch") and _is_other(spec, v)]
     return list(dict.fromkeys(found))
+
+def _is_other(spec, name) -> bool: # does it name another network of the same library?
+    zoo, _, mine = spec.arch.partition(":")
+    name = name.partition(".")[0] if isinstance(name, str) else mine
+    if zoo == "torchvision": return name != mine and name in tvm.list_models(module=tvm)
+    return zoo == "timm" and name != mine.partition(".")[0] and import_module("timm").is_model(name)
 
 # %% ../../nbs/pool/foreign.ipynb #a250ff96
 def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
     "What the file has of the network, complete. Raises `PoolError`."
     room = _room(wanted(spec, factories))
     hub = in_hub(file, spec.arch)
-    state = hub_state(file, spec, room) if hub else weights_of(file, room)
+    state = hub_state(file, spec, room, say) if hub else weights_of(file, room)
     near = []
     for args in (None, *other_arguments(spec, state)):
         tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})

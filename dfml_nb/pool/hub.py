@@ -112,15 +112,25 @@ def in_hub(file: Path, arch: str) -> bool:
 
 def hub_state(file: Path,     # for which in_hub holds
               spec: ModelSpec,
-              room=LARGEST    # as in hub_weights
+              room=LARGEST,   # as in hub_weights
+              say=len         # gets a sentence about what was left out
              ) -> dict:       # name → tensor, in the names of the network
     "The weights for a network of transformers. Raises `PoolError`."
     state = hub_weights(file if file.is_dir() else file.parent, room)
     kind = spec.arch.partition(":")[2]
+    args = dict(spec.arch_args)
+    outputs = 1 if args.pop("one_output", False) else spec.n_classes
+    left = []
     try:
-        return hf_named(state, kind, spec.n_classes, spec.channels, spec.size, spec.arch_args)
+        named = hf_named(state, kind, outputs, spec.channels, spec.size, args, left)
     except SettingsError as e:
         raise PoolError(f"{brief(file.name)}: {e}") from e
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        say(f"{brief(file.name)}: the network of its configuration has no place for "
+            f"{brief(', '.join(left[:3]))}{more}, which are left out: if its answers need them, "
+            "the configuration is another network's")
+    return named
 
 # %% ../../nbs/pool/hub.ipynb #0a44000e
 def understood(arch: str,        # as the caller said it
