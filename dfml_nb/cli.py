@@ -47,7 +47,7 @@ def reading(kind,          # type of a parameter
         return dict(nargs="*")
     if get_origin(kind) in (list, tuple):
         return dict(type=partial(separated, kind=kind))
-    return dict(type=kind)
+    return dict(type=os.path.expanduser if kind is str else kind)
 
 def help_text(comment: str, # of the parameter
               default

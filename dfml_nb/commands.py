@@ -244,6 +244,7 @@ def screen(pool: str,           # folder of the pool
     "Score every teacher of a pool without data; prints a table, writes how far to trust each."
     from dfml_nb.core import versions
     from dfml_nb.recover.screen import screen as screen_pool, screen_table, trust_weights
+    check_place(out)
     rows = screen_pool(open_pool(pool, factory), seed=seed, device=device, quiet=quiet)
     names = [r["name"] for r in rows]
     try:      # what took long is kept before it is shown, and shown even if it cannot be kept
@@ -260,6 +261,21 @@ def write_json(file, record: dict):
     if file:
         save_json(file, record)
         print(f"written: {file}")
+
+def check_place(file):
+    "Raises `RunError` if what a command finds would take the place of something else there."
+    from dfml_nb.core import RunError, check_target, load_json
+    if not file: return
+    check_target(file)
+    if not Path(file).exists() or not Path(file).stat().st_size: return
+    other = RunError(f"{file} is there already, and is no result of this command's kind: "
+                     "name another file, or take it away")
+    try:
+        found = load_json(file)
+    except RunError as e:
+        raise other from e
+    if not isinstance(found, dict) or not found.keys() & {"test", "rows"}:
+        raise other
 
 def read_trust(file, # of screen
                pool
@@ -295,6 +311,7 @@ def audit(pool: str,           # folder of the pool, made by dfml pretrain
     from dfml_nb.recover.audit_pool import audit_pool
     from dfml_nb.recover.audit_teacher import audit_table, verdict
     from dfml_nb.recover.members import AuditSettings
+    check_place(out)
     pool = open_pool(pool, factory)
     of_pool = pool.specs[0]
     form = dict(size=size or of_pool.size, channels=of_pool.channels)
@@ -409,7 +426,7 @@ def test(run: str,               # run folder of dfml train, or a saved learner
         ) -> dict:               # the record
     "Test a learner on meta-test classes by the protocol; prints a table, writes a JSON record."
     from dfml_nb.adapt.testing import result, test_learner
-    from dfml_nb.core import RunError, require, save_json
+    from dfml_nb.core import require, save_json
     known = ", ".join(CHOOSE)
     require(select in CHOOSE, f"--select must be one of {known}, not {select!r}")
     check_numbers("--shots", shots, 1)
@@ -419,9 +436,11 @@ def test(run: str,               # run folder of dfml train, or a saved learner
     special = dict(size=size, channels=channels)
     kind = [images.name, adapt, way and f"way{way}", seed and f"seed{seed}"]
     kind += [select != "last" and select, query != 15 and f"query{query}"]
+    kind += [shots != (1, 5) and "shots" + "-".join(map(str, shots))]
+    kind += [episodes != 600 and f"episodes{episodes}"]
     kind += [v and f"{k}{v}" for k, v in special.items()]
     target = Path(out) if out else record_file(Path(run), kind)
-    require(not target.is_dir(), f"{target} is a folder: name a file", RunError)
+    check_place(target)
     start = time.perf_counter()
     folder = run if Path(run).is_dir() else None
     how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet)

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['DEVICES', 'HOST', 'LONGEST', 'MANY', 'DFMLError', 'SettingsError', 'DataError', 'EpisodeError', 'PoolError',
            'RunError', 'require', 'stable_seed', 'rng', 'seed_everything', 'fork_seed', 'pick_device', 'versions',
-           'device_name', 'Clock', 'progress', 'markdown_table', 'atomic_write', 'save_json', 'load_json',
-           'sha256_file']
+           'device_name', 'Clock', 'progress', 'markdown_table', 'check_target', 'atomic_write', 'save_json',
+           'load_json', 'sha256_file']
 
 # %% ../nbs/core.ipynb #c98db82b
 import contextlib
 import hashlib
 import importlib.metadata
 import json
+import operator
 import os
 import platform
 import random
@@ -53,6 +54,21 @@ def require(ok,           # the condition that must hold
            ):
     "Raise `error` with `message` unless `ok`."
     if not ok: raise error(message)
+
+# %% ../nbs/core.ipynb #0d1e5a40
+def whole_number(value,      # as somebody gave it
+                 what: str,  # it is, for the message
+                 least: int = 1,
+                 error: type = SettingsError
+                ) -> int:    # of Python, whatever library it is from
+    "Raises `error` unless it is a whole number that is large enough."
+    try:
+        n = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        n = None
+    require(n is not None and n >= least,
+            f"{what} must be a whole number, at least {least}, not {value!r}", error)
+    return n
 
 # %% ../nbs/core.ipynb #d037c97a
 def stable_seed(*parts   # anything with a stable repr: numbers, strings, tuples of them
@@ -99,6 +115,13 @@ def single_precision():
         yield
     finally:
         torch.set_default_dtype(before)
+
+@contextlib.contextmanager
+def usual_tensors():
+    "As `single_precision`, and on the CPU, whatever `torch.set_default_device` was told."
+    elsewhere = torch.get_default_device().type != "cpu"
+    with torch.device("cpu") if elsewhere else contextlib.nullcontext(), single_precision():
+        yield
 
 # %% ../nbs/core.ipynb #409c32e7
 DEVICES = ["cpu", "cuda", "mps"]   # kinds of devices that may be asked for
@@ -226,11 +249,17 @@ def to_disk(path): # a file, or a folder (whose list of names it is)
 # %% ../nbs/core.ipynb #7da0c576
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8] # this machine, in names of files
 
+def check_target(path): # of a file to write
+    "Raises `RunError` for a folder, a device or a pipe: no file may take the place of /dev/null."
+    free = os.path.isfile(path) or not os.path.exists(path)
+    require(free, f"{path} is no ordinary file, and stays as it is: name another", RunError)
+
 def atomic_write(path, # the file to write
                  write # called with the path of a temporary file; writes the content there
                 ):
     "Write a file in one step: it is whole or as before. Raises `RunError`, e.g. on a full disk."
     path = Path(path)
+    check_target(path)
     name = f".{path.name}.{HOST}.{os.getpid()}.{threading.get_ident()}.part"
     part = path.with_name(name)
     try:
