@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .adapt.adapt import FewShotClassifier, get_adapter
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_support, coded
-from .adapt.layers import learning, undisturbed
+from .adapt.layers import learning
 from .core import Clock, PoolError, RunError, device_name, pick_device, require, versions
 from .cores import computing
 from .learn.together import Together
@@ -219,7 +219,7 @@ def adapt(self: DataFreeMetaLearner,
     self.check_fitted()
     adapter = get_adapter(how or self.how)
     y, classes = coded(y, way)
-    with undisturbed(self.model):
+    with learning():
         x, y = check_support(self.model, x, y, len(classes))
         clf = adapter(self.model, x, y, len(classes))
     clf.classes_ = classes

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .inputs import PICTURES, as_images, in_order, pieces, understood
 from .labels import places
 from .layers import enough_numbers, full_precision, own_layers
-from ..core import EpisodeError, RunError, require, single_precision
+from ..core import EpisodeError, RunError, require, usual_tensors
 from ..many import seeing
 from ..nets import Classifier, batch_mode, batch_norms, moving_buffers
 
@@ -150,7 +150,7 @@ def _layers(self: FewShotClassifier):
         self._idle.append(model)
 
 @patch
-@single_precision()
+@usual_tensors()
 def _see(self: FewShotClassifier, x, what, batch, score=None): # batch: norm by x's statistics
     "What is seen in pictures of any form."
     with understood("these pictures", PICTURES):

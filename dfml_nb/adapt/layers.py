@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 
 from .labels import check_support, settled
-from ..core import EpisodeError, single_precision
+from ..core import EpisodeError, usual_tensors
 from ..nets import Classifier
 
 # %% ../../nbs/adapt/layers.ipynb #ada20002
@@ -47,20 +47,15 @@ def full_precision(model: Classifier): # whose device it is about
 @contextmanager
 def learning():
     "Within the block there are gradients and single precision, whatever the caller has set."
-    with torch.inference_mode(False), torch.enable_grad(), single_precision():
-        yield
-
-@contextmanager
-def undisturbed(model: Classifier): # that is about to be adapted
-    "As `learning`, and without mixed precision."
-    with learning(), full_precision(model):
+    with torch.inference_mode(False), torch.enable_grad(), usual_tensors(), \
+         torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
     "It gets layers of its own, images and labels that were looked at, and is not disturbed."
     @wraps(adapt)
     def run(model, x, y, way, *args, **kw):
-        with undisturbed(model), enough_numbers():
+        with learning(), enough_numbers():
             x, y = check_support(model, x, y, way)
             return adapt(own_layers(model), x, y, way, *args, **kw)
     return run

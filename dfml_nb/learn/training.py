@@ -49,7 +49,7 @@ def build(info: dict,      # what save_model says
          ) -> Classifier:
     "The network that a file describes, before it is given any weights."
     return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"],
-                            tuple(info["mean"]), tuple(info["std"]), factories=factories,
+                            tuple(info["mean"]), tuple(info["std"]), seed=0, factories=factories,
                             **info["arch_args"])
 
 def blank(info: dict,      # as above

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 import dfml_nb.ensemble      # registers the architectures "pool" and "embedding"
 from ..core import DFMLError, PoolError, SettingsError, fork_seed, one_thread, require
-from ..core import single_precision
+from ..core import usual_tensors
 from ..nets import Classifier, build_net, freeze
 from ..adopt import is_split
 from ..own import HeadedNet, real_looking
@@ -138,7 +138,7 @@ def _blind(spec, e):
             "correct its size and channels, or, if it is your own, what its forward does")
 
 # %% ../../nbs/pool/restore.ipynb #3ac0a62c
-@single_precision()
+@usual_tensors()
 def wanted(spec: ModelSpec,
            factories=None,    # the caller's own architectures: name → callable
            most: int = 10_000 # tensors that the file has
@@ -160,7 +160,7 @@ def wanted(spec: ModelSpec,
         raise PoolError(f"model {spec.name!r}: {e}: correct its arch_args and size") from e
 
 # %% ../../nbs/pool/restore.ipynb #a70a24ac
-@single_precision()
+@usual_tensors()
 def restore(spec: ModelSpec,    # what the pool says about the model
             state: dict,        # name → tensor, as read from its file
             factories=None,     # the caller's own architectures: name → callable
@@ -188,7 +188,7 @@ def restore(spec: ModelSpec,    # what the pool says about the model
 
 # %% ../../nbs/pool/restore.ipynb #0a330002
 @torch.no_grad()
-@single_precision()
+@usual_tensors()
 def check_answers(model: Classifier,
                   spec: ModelSpec,
                   advice: str = FRESH, # as in restore

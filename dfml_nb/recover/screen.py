@@ -10,7 +10,7 @@ import math
 from statistics import median
 from textwrap import fill
 
-from ..core import PoolError, pick_device, progress, require, single_precision
+from ..core import PoolError, pick_device, progress, require, usual_tensors
 from .inversion import Task
 from .consensus import consensus, examine, partners_of
 from .scores import (ScreenSettings, answer_variety, bn_gap, kind_of, own_scores,
@@ -101,7 +101,7 @@ def scores_alone(pool: Pool,
     return tasks, rows
 
 # %% ../../nbs/recover/screen.ipynb #3835b3ba
-@single_precision()
+@usual_tensors()
 def screen(pool: Pool,               # of teachers to score
            s: ScreenSettings = None, # None: the default settings
            seed=0,                   # of the recovered images
