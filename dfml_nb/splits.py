@@ -7,6 +7,7 @@ __all__ = ['IMAGENET_STATS', 'STATS', 'SPLITS', 'UNMIRRORED', 'Split', 'pixel_st
            'with_channels', 'split_by_hash', 'to_bytes', 'to_float', 'cached_array']
 
 # %% ../nbs/splits.ipynb #a1000003
+import unicodedata
 from collections import Counter
 from functools import cached_property
 from itertools import accumulate, chain
@@ -21,6 +22,35 @@ from .core import DataError, require, stable_seed
 # %% ../nbs/splits.ipynb #a1000007
 _all_ = ["cached_array"]   # part of this module, too
 
+# %% ../nbs/splits.ipynb #0d1e5a10
+def check_bytes(name: str, # of the split, for the message
+                images):   # as somebody gave them
+    "Raises `DataError` unless these are bytes (N, C, H, W): of floats, all would be black."
+    shape = getattr(images, "shape", ())
+    kind = f"{getattr(images, 'dtype', type(images).__name__)} of shape {tuple(shape)}"
+    hint = "`to_bytes` makes them of floats in [0, 1]"
+    last = len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3)
+    if last or len(shape) == 3:
+        hint = "a channel comes before height and width, images.transpose(0, 3, 1, 2)"
+    right = isinstance(images, np.ndarray) and images.dtype == np.uint8 and len(shape) == 4
+    require(right and not last,
+            f"{name}: images of a split are bytes (N, C, H, W), not {kind}: {hint}", DataError)
+
+def check_labels(name: str,      # of the split, for the message
+                 labels,         # as somebody gave them
+                 n: int,         # of images
+                 classes: list): # names
+    "Raises `DataError` unless each image has the number of one of the classes."
+    twice = [c for c, k in Counter(classes).items() if k > 1]
+    require(not twice, f"{name}: two classes are called {twice[:5]}: rename one, or make them one",
+            DataError)
+    y = np.asarray(labels)
+    whole = y.ndim == 1 and (y.dtype.kind in "iu" or not y.size)
+    right = whole and len(y) == n and bool(((y >= 0) & (y < len(classes))).all())
+    require(right, f"{name}: the labels of {n} images of {len(classes)} classes are {n} whole "
+            f"numbers in 0..{len(classes) - 1}, not {y.ravel()[:9].tolist()} {y.shape}: "
+            "np.searchsorted(classes, words) makes them of words", DataError)
+
 # %% ../nbs/splits.ipynb #1af55e69
 class Split:
     "Images of one group of classes, sorted by class name and then by file name."
@@ -30,8 +60,10 @@ class Split:
                  labels,         # integers (N,) in 0..len(classes)-1
                  classes: list): # class names, sorted
         self.name = name
-        self.images = images
+        self.images = images.cpu().numpy() if torch.is_tensor(images) else images
         self.classes = list(classes)
+        check_bytes(name, self.images)
+        check_labels(name, labels, len(images), self.classes)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.counts = np.bincount(self.labels, minlength=len(self.classes))  # images a class
         by_class = np.argsort(self.labels, kind="stable")
@@ -92,10 +124,15 @@ def pixel_stats(images,            # uint8 (N, C, H, W)
     return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
 
 # %% ../nbs/splits.ipynb #497e3132
+def in_one_form(name) -> str: # of a class
+    "A Mac writes an accent as a sign of its own, Linux in one with its letter: it is one name."
+    return unicodedata.normalize("NFC", str(name))
+
 def check_disjoint(name: str,      # for the message
                    classes: dict): # split name → class names
     "Raise `DataError` if a class is in two splits: the test would no longer be about new classes."
-    n = Counter(chain.from_iterable(map(set, classes.values())))
+    each = [{in_one_form(c) for c in names} for names in classes.values()]
+    n = Counter(chain.from_iterable(each))
     twice = sorted(c for c, k in n.items() if k > 1)
     where = f"{', '.join(twice[:5])} is in more than one of {', '.join(classes)}"
     require(not twice, f"{name} is not class-disjoint: {where}. "

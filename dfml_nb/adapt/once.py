@@ -100,8 +100,9 @@ class EmbeddedSplit(Split):
         self.device = device
         self.batch = batch
         self.look = partial(look, own_layers(model).eval(), split, device)
+        super().__init__(split.name, split.images, split.labels, split.classes)
         first = self.look([0])
-        super().__init__(split.name, first[:0], split.labels, split.classes)
+        self.images = first[:0]                 # features, from here on
         self.row = np.full(len(split), -1)      # of an image among those that were seen
         self.stand_in = given(first.flatten(1))
 
