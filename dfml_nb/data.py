@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .cache import cached_array, user_cache
-from .core import DataError, require, stable_seed
+from .core import DataError, require, stable_seed, whole_number
 from .decoding import (channels_of, decode, decode_all, guess_channels, image_kinds,
                               kinds_text)
 from .downloads import DOWNLOADS, fetch
@@ -130,7 +130,6 @@ def folder_data(name: str,      # a folder name under the root, or a path
                ) -> DataSet: # without the splits that have no folder: to test, test is enough
     "A data set of the layout `ROOT/NAME/{train,val,test}/CLASS/images`. Raises `DataError`."
     check_channels(channels)
-    require(size is None or size >= 1, f"size must be at least 1 pixel, not {size}", DataError)
     folder = find_folder(name, root)
     if download and not folder.exists():
         fetch(name, folder, quiet)
@@ -159,5 +158,10 @@ def load_data(name: str, # a name in DATASETS, a folder under the root, or the p
               **options  # of its loader: size, channels, download, quiet; n_per_class for glyphs
              ) -> DataSet:
     "A data set by name. Raises `DataError`, with the ways to get it, if it is not there."
+    named = isinstance(name, (str, os.PathLike))
+    require(named, f"a data set is named by a word or a path, not by {name!r}", DataError)
+    for what in ("size", "n_per_class"):
+        if options.get(what) is not None:
+            options[what] = whole_number(options[what], what, error=DataError)
     load = DATASETS.get(name, partial(folder_data, name))
     return load(root=root, **options)

@@ -98,6 +98,8 @@ def as_pixels(im: Image.Image,
              ) -> np.ndarray: # uint8 (C, H, W)
     "An image turned upright, by the rules of the table, its middle square in this size."
     im = in_plain_form(ImageOps.exif_transpose(im))
+    if im.mode == "LAB":      # of scanners; it becomes grey by way of colour
+        im = im.convert("RGB")
     if im.mode != mode:       # otherwise it would be copied
         im = im.convert(mode)
     if size and im.size != (size, size):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .core import EpisodeError, require, stable_seed
+from .core import EpisodeError, require, stable_seed, whole_number
 from .splits import Split
 
 # %% ../nbs/episodes.ipynb #d4f7f3fa
@@ -34,6 +34,10 @@ def check_episode(split: Split, # where the episode is to be drawn from
                   shot: int,    # support images a class
                   query: int):  # query images a class
     "Raise `EpisodeError` unless such an episode can be drawn from `split`."
+    require(isinstance(split, Split), "episodes are drawn from one split of a data set, such as "
+            f"data.test, not from a {type(split).__name__}", EpisodeError)
+    for what, k in dict(way=way, shot=shot, query=query).items():
+        require(hasattr(k, "__index__"), f"{what} must be a whole number, not {k!r}", EpisodeError)
     require(shot >= 1 and way >= 1 and query >= 0, f"way {way}, shot {shot}, query {query}: "
             "way and shot must be at least 1, query at least 0", EpisodeError)
     require(way <= len(split.classes), f"{split.name} has {len(split.classes)} classes, "
@@ -110,7 +114,7 @@ class Episodes:
         self.way = way
         self.shot = shot
         self.query = query
-        self.n = n
+        self.n = whole_number(n, "the number of episodes n", 0, EpisodeError)
         self.seed = seed
 
     def __len__(self):

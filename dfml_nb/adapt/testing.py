@@ -6,6 +6,7 @@
 __all__ = ['snapshots', 'Judge', 'test_learner', 'result', 'trained_shot', 'shots_note']
 
 # %% ../../nbs/adapt/testing.ipynb #130cada6
+from collections.abc import Iterable
 from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
@@ -14,7 +15,7 @@ from fastcore.basics import patch
 
 from .adapt import get_adapter
 from .evaluate import evaluate, select
-from ..core import device_name, versions
+from ..core import DataError, device_name, require, versions
 from ..cores import computing
 from ..learn.training import read_model
 from ..worker import hired
@@ -113,6 +114,10 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
                  workers: int = None
                 ) -> list:            # rows of evaluate
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `EpisodeError`."
+    require(hasattr(data, "splits"), "a learner is tested on a data set, as from load_data, not "
+            f"on a {type(data).__name__}", DataError)
+    require(isinstance(shots, Iterable) and not isinstance(shots, str),
+            f"shots are several numbers, such as (1, 5), not {shots!r}")
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
     judge = Judge(learner, data, way, how, query, seed, quiet)
