@@ -10,6 +10,7 @@ import io
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Set
 from contextlib import contextmanager
 
@@ -161,6 +162,9 @@ def check_pixels(x: torch.Tensor,   # floats
             f"pixels must lie between 0 and 1, and these between {low:.3g} and {high:.3g}: "
             "divide by 255 if they are bytes, and do not normalise them, the model does",
             EpisodeError)
+    if 0 < high < 1.01 / 255:
+        warnings.warn("these pictures are all but black, nothing in them is above 1 of 255: were "
+                      "they divided by 255 twice, or did numbers from 0 to 1 become bytes?")
 
 # %% ../../nbs/adapt/inputs.ipynb #ada1000e
 def as_images(model: Classifier, # that shall see them
