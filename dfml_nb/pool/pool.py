@@ -141,6 +141,7 @@ class Pool(_Facts):
                 f"{type(path).__name__}: make one with pretrain_pool, import_folder or add_model",
                 PoolError)
         self.path = Path(path)
+        self.given = factories, cache, device, first, room
         self.factories = factories
         self.specs = read_index(path)[:first]
         require(self.specs, f"the pool {path} is empty: put models in with "
@@ -158,6 +159,9 @@ class Pool(_Facts):
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
+
+    def __reduce__(self):  # a copy, perhaps in another process, opens the folder again
+        return type(self), (self.path.absolute(), *self.given)
 
     def __repr__(self):
         archs = dict(Counter(s.arch for s in self.specs))
