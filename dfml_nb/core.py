@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEVICES', 'HOST', 'LONGEST', 'MANY', 'DFMLError', 'SettingsError', 'DataError', 'EpisodeError', 'PoolError',
            'RunError', 'require', 'stable_seed', 'rng', 'seed_everything', 'fork_seed', 'pick_device', 'versions',
-           'device_name', 'Clock', 'progress', 'markdown_table', 'check_target', 'atomic_write', 'save_json',
-           'load_json', 'sha256_file']
+           'device_name', 'Clock', 'progress', 'markdown_table', 'atomic_write', 'save_json', 'load_json',
+           'sha256_file']
 
 # %% ../nbs/core.ipynb #c98db82b
 import contextlib
@@ -134,7 +134,7 @@ def pick_device(device="auto"     # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a 
     unknown = f"unknown device {device!r}: use auto, cpu, cuda or mps"
     try:
         found = torch.device(device)
-    except RuntimeError as e:
+    except (RuntimeError, TypeError) as e:
         raise SettingsError(unknown) from e
     require(found.type in DEVICES, unknown)
     try:
@@ -246,13 +246,14 @@ def to_disk(path): # a file, or a folder (whose list of names it is)
     finally:
         os.close(fd)
 
-# %% ../nbs/core.ipynb #7da0c576
-HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8] # this machine, in names of files
-
+# %% ../nbs/core.ipynb #0d1e5b03
 def check_target(path): # of a file to write
     "Raises `RunError` for a folder, a device or a pipe: no file may take the place of /dev/null."
     free = os.path.isfile(path) or not os.path.exists(path)
     require(free, f"{path} is no ordinary file, and stays as it is: name another", RunError)
+
+# %% ../nbs/core.ipynb #7da0c576
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8] # this machine, in names of files
 
 def atomic_write(path, # the file to write
                  write # called with the path of a temporary file; writes the content there

@@ -43,11 +43,16 @@ def show_images(x,              # float (B, C, H, W) in [0, 1] or uint8; tensor 
                ):               # the matplotlib figure
     "Images as a grid, in one picture."
     import matplotlib.pyplot as plt
+    shape = tuple(getattr(x, "shape", ()))
+    require(len(shape) == 4 and shape[1] in (1, 3) and len(x), "shown are images (B, C, H, W), one "
+            f"at least, grey or in colour, not {type(x).__name__} {shape}: x[None] makes a batch "
+            "of one image, x.permute(0, 3, 1, 2) puts channels first", DataError)
+    require(ncol >= 1, f"a row has at least one image, not ncol={ncol}", DataError)
     x = torch.as_tensor(x).detach().cpu()
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float().clamp(0, 1)
     b, _, h, w = x.shape
     ncol = min(ncol, b)
-    titles = titles or []
+    titles = [] if titles is None else list(titles)
     gap = max(1, h // 16)
     line = round(.2 * h / size) # height of a title, in pixels of the images
     above = [gap + line * any(titles[i:i + ncol]) for i in range(0, b, ncol)]

@@ -34,7 +34,8 @@ from .worker import hired
 # %% ../nbs/recipes.ipynb #2ea9a215
 def get_recipe(name: str) -> Recipe: # a name in `RECIPES`
     "Look up a recipe. Raises `SettingsError`."
-    require(name in RECIPES, f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}")
+    known = isinstance(name, str) and name in RECIPES
+    require(known, f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
 def check_budget(budget: str): # a name in `BUDGETS`

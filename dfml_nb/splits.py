@@ -99,7 +99,10 @@ def of_class(self: Split,
              c # class index or name
             ) -> np.ndarray: # int64 indices of its images, ascending
     "Where the images of one class are."
-    return self._groups[self.classes.index(c) if isinstance(c, str) else c]
+    if isinstance(c, str):
+        require(c in self.classes, f"{self.name} has no class {c!r}", DataError)
+        c = self.classes.index(c)
+    return self._groups[c]
 
 # %% ../nbs/splits.ipynb #3b166c4d
 IMAGENET_STATS = (.485, .456, .406), (.229, .224, .225)

@@ -141,5 +141,6 @@ HEADED = "fine_tune", "icfil"   # these use the model's own outputs; the others 
 def get_adapter(name: str # as entered in the registry
                ):         # function (model, x, y, way) → FewShotClassifier
     "Look up an adaptation by name. Raises `SettingsError`."
-    require(name in ADAPT, f"unknown adaptation {name!r}: use one of {', '.join(ADAPT)}")
+    known = isinstance(name, str) and name in ADAPT
+    require(known, f"unknown adaptation {name!r}: use one of {', '.join(ADAPT)}")
     return ADAPT[name]
