@@ -71,6 +71,7 @@ class NumberFile:
         require(n <= TENSORS, f"{n} tensors, and {TENSORS} must do", ValueError)
         ends = [row["data_offsets"][1] for row in self.table.values()]
         self.numbers = max(ends, default=0)    # bytes
+        require(type(self.numbers) is int, f"an end at {self.numbers!r}", ValueError)
         said = len(self.head) + self.numbers
         require(said == self.size, f"it has {self.size} bytes and speaks of {said}", ValueError)
 
