@@ -53,6 +53,9 @@ def sweep(folder,    # where atomic_write wrote; also one level below it
                 part.unlink()
 
 # %% ../nbs/claims.ipynb #6efc7649
+def _no_link(path, flags): # as os.open
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
 def _lock_file(folder: Path): # an open file that no deletion of the folder takes away
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,9 @@ def _lock_file(folder: Path): # an open file that no deletion of the folder take
         require(beside or folder.is_dir(), f"{folder} cannot be made, for {folder.parent} "
                 "may only be read: choose another folder", RunError)
         file = folder.parent/f".{folder.name}.lock" if beside else folder/".lock"
-        return open(file, "ab+", buffering=0)
+        require(file.is_file() and not file.is_symlink() or not os.path.lexists(file),
+                f"{file} is a link or a device, and would be written to: take it away", RunError)
+        return open(file, "ab+", buffering=0, opener=_no_link)
     except OSError as e:
         raise RunError(f"{folder} cannot be used ({e}): choose another folder") from e
 
