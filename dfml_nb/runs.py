@@ -18,7 +18,8 @@ import torch
 from fastcore.basics import patch
 
 from .claims import sweep
-from .core import RunError, atomic_write, load_json, plain, require, save_json, to_disk
+from .core import (RunError, atomic_write, load_json, plain, require, save_json, stable_seed,
+                          to_disk)
 
 # %% ../nbs/runs.ipynb #8f7061da
 class RunFolder:
@@ -77,8 +78,12 @@ def begun(self: RunFolder) -> dict: # perhaps empty
     return found if isinstance(found, dict) else {}
 
 @patch
+def _asked(self: RunFolder) -> dict: # the configuration alone
+    return {k: v for k, v in self.config.items() if k != "begun"}
+
+@patch
 def _check_same(self: RunFolder, config: dict):
-    old = {k: v for k, v in self.config.items() if k != "begun"}
+    old = self._asked()
     diff = sorted(k for k in old.keys() | config.keys() if old.get(k) != config.get(k))
     require(not diff, f"{self.path} already holds another run (different: {', '.join(diff)}): "
                       "choose another folder or delete it", RunError)
@@ -165,6 +170,10 @@ def checkpoints(self: RunFolder) -> list: # of paths
     return sorted(files, reverse=True)
 
 @patch
+def _identity(self: RunFolder) -> int: # the same for runs of which the same was asked
+    return stable_seed(json.dumps(self._asked(), sort_keys=True))
+
+@patch
 def save(self: RunFolder,
          state: dict, # tensors, numbers, strings, lists and dicts of them
          step: int    # steps done
@@ -174,7 +183,8 @@ def save(self: RunFolder,
     with contextlib.suppress(OSError):
         to_disk(self.log_file) # a checkpoint must not outlive the rows before it
     new = self.path/CHECKPOINT.format(step)
-    atomic_write(new, lambda part: torch.save(dict(state, step=step), part))
+    whole = dict(state, step=step, run=self._identity())
+    atomic_write(new, lambda part: torch.save(whole, part))
     kept = [f for f in self.checkpoints() if f <= new][:self.keep]
     for f in set(self.checkpoints()) - set(kept):
         f.unlink(missing_ok=True)
@@ -186,7 +196,7 @@ def latest(self: RunFolder) -> dict: # the state that was saved, with its step; 
     files = self.checkpoints()
     for i, f in enumerate(files):
         try:
-            state = _read_checkpoint(f)
+            state = _read_checkpoint(f, self._identity())
         except Exception as e:
             print(f"{f} cannot be read ({type(e).__name__}): going back to the one before",
                   file=sys.stderr)
@@ -198,11 +208,12 @@ def latest(self: RunFolder) -> dict: # the state that was saved, with its step; 
         print(f"no checkpoint in {self.path} can be read: starting from the beginning",
               file=sys.stderr)
 
-def _read_checkpoint(file: Path) -> dict:
+def _read_checkpoint(file: Path, run: int) -> dict:
     with zipfile.ZipFile(file) as z:
         plain = all(part.compress_type == zipfile.ZIP_STORED for part in z.infolist())
         require(plain and z.testzip() is None, "wrong checksum", RunError)
     state = torch.load(file, map_location="cpu", weights_only=True)
     step = state.get("step") if isinstance(state, dict) else None
     require(type(step) is int and file.name == CHECKPOINT.format(step), "no checkpoint", RunError)
+    require(state.pop("run", run) == run, "of another run", RunError)   # old ones do not say
     return state
