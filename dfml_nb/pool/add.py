@@ -17,7 +17,7 @@ from ..nets import Classifier
 from .files import brief
 from .restore import restore
 from .spec import DEVICES, ModelSpec, check_spec, read_index, write_index
-from ..claims import claimed
+from ..claims import claimed, sweep
 
 # %% ../../nbs/pool/add.ipynb #bf306ebe
 def describe(model: Classifier, # network and preprocessing
@@ -180,6 +180,7 @@ def add_models(path,              # the pool's folder; made if it is not there
               ) -> list:          # the new rows
     "Add many models to a pool. Raises `PoolError` as `add_model` does; what came before is kept."
     with claimed(Path(path)):
+        sweep(path)
         growing = _Growing(path, every, order)
         try:
             for item in items:
