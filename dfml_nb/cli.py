@@ -120,8 +120,9 @@ def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
     from dfml_nb.core import DFMLError
     from dfml_nb.cores import keep_memory
     from dfml_nb.worker import hired
-    copies = int(os.environ.get("WORLD_SIZE", 1))
-    me = f" (rank {os.environ.get('RANK', '?')})" if copies > 1 else ""
+    from dfml_nb.ranks import told
+    alone = os.environ.get("WORLD_SIZE") in (None, "", "1")
+    me = "" if alone else f" (rank {os.environ.get('RANK', '?')})"
     workers = args.get("workers")
     keep_memory()                                # fewer page faults, the same numbers
     try:
@@ -129,7 +130,7 @@ def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
             if name in args:
                 option = OPTIONS.get(name, name).replace("_", "-")
                 args[name] = parse_settings(args[name], f"--{option}")
-        with one_run(command, copies, args.get("device"), workers), \
+        with one_run(command, told("WORLD_SIZE"), args.get("device"), workers), \
              hired(workers, args.get("quiet", True)):
             COMMANDS[command](**args)
     except BrokenPipeError:                      # somebody reads only the first lines

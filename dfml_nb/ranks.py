@@ -26,13 +26,29 @@ def n_ranks() -> int: # at least 1
     "How many processes work on this run."
     return dist.get_world_size() if is_joined() else 1
 
+# %% ../nbs/ranks.ipynb #a0c0ded1
+def told(name: str # of a variable that torchrun sets
+        ) -> int:  # 1 if it is not set
+    "A number of processes. Raises `SettingsError`."
+    said = os.environ.get(name) or "1"
+    require(said.isdecimal() and int(said), f"the environment variable {name} is {said!r}, where "
+            f"torchrun says how many processes there are: unset {name}, or start with torchrun")
+    return int(said)
+
+def check_number(n: int): # of processes
+    "Raises `SettingsError` for a process that the others would wait for without end."
+    said = os.environ.get("RANK", "0")
+    require(not said.isdecimal() or int(said) < n, f"this process is number {said} (RANK) of {n} "
+            "(WORLD_SIZE), and they are counted from 0: start them all with torchrun")
+
 # %% ../nbs/ranks.ipynb #d317b4ec
 @contextmanager
 def joined(device="auto"): # 'cuda', 'auto': each rank of a machine has a GPU of its own, if any
     "Within the block the copies of `torchrun` are one run. Raises `SettingsError`, `RunError`."
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or n_ranks() > 1:
+    if told("WORLD_SIZE") == 1 or n_ranks() > 1:
         yield
         return
+    check_number(told("WORLD_SIZE"))
     require(dist.is_available(), "this PyTorch was built without torch.distributed: "
                                  "start the program without torchrun")
     cuda = _take_gpu(device)
@@ -47,7 +63,7 @@ def joined(device="auto"): # 'cuda', 'auto': each rank of a machine has a GPU of
 def _take_gpu(device) -> bool: # whether there is one
     "Each rank of a machine takes a GPU of its own, where there are any. Raises `SettingsError`."
     cuda = str(device).split(":")[0] in ("auto", "cuda") and torch.cuda.is_available()
-    copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    copies = told("LOCAL_WORLD_SIZE")
     gpus = torch.cuda.device_count()
     require(not cuda or copies <= gpus,
             f"{copies} processes on a machine with {gpus} GPUs: each needs one of its own "
