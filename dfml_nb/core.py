@@ -28,9 +28,17 @@ import torch
 from fastcore.imports import ipython_shell
 from tqdm import tqdm
 
+# %% ../nbs/core.ipynb #0667a9fc
+def spelled(text: str # that somebody will see
+           ) -> str:  # the same, and what a terminal might obey is written out
+    "Names of files and settings come from strangers, and a terminal can be told much by a name."
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
 # %% ../nbs/core.ipynb #0667a9fd
 class DFMLError(Exception):
     "Base of all errors raised on purpose; the message says what is wrong and what to do about it."
+    def __str__(self):
+        return spelled(super().__str__())
 
 class SettingsError(DFMLError):
     "A setting has a value that cannot work."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .core import DataError, require
+from .core import DataError, require, spelled
 from .decoding import readable
 from .splits import SPLITS
 
@@ -78,7 +78,7 @@ def left_text(left: dict, # of image_files
 def say(text: str): # one line, or nothing
     "Tell the user something that is no result: on the error stream."
     if text:
-        print(text, file=sys.stderr, flush=True)
+        print(spelled(text), file=sys.stderr, flush=True)
 
 # %% ../nbs/listing.ipynb #1f00000a
 def class_files(folder,      # of one class

@@ -16,7 +16,7 @@ import torch
 from torchvision import models as tvm
 
 from ..adopt import normalisers
-from ..core import PoolError, fork_seed, load_json, require
+from ..core import PoolError, fork_seed, require, spelled
 from ..own import real_looking
 from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, nests_of, read_file, sparse_names
@@ -110,7 +110,7 @@ def _room(want) -> int: # bytes
     return 10 * 8 * sum(v.numel() for v in want.values()) + 2**26
 
 def say_note(note):
-    print(note, file=sys.stderr, flush=True)
+    print(spelled(note), file=sys.stderr, flush=True)
 
 def _floats(file, *values):
     "Each as a list of numbers."
