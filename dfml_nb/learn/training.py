@@ -18,7 +18,8 @@ from safetensors.torch import save
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
 from ..claims import claimed, same_threads
-from ..core import DFMLError, RunError, atomic_write, parse_json, progress, require
+from ..core import (DFMLError, RunError, atomic_write, fork_seed, parse_json, progress,
+                          require, spelled)
 from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
 from ..pool.numbers import NumberFile, checksum
@@ -48,9 +49,10 @@ def build(info: dict,      # what save_model says
           factories=None   # the caller's own architectures: name → function
          ) -> Classifier:
     "The network that a file describes, before it is given any weights."
-    return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"],
-                            tuple(info["mean"]), tuple(info["std"]), seed=0, factories=factories,
-                            **info["arch_args"])
+    with fork_seed("file"):       # first weights are drawn, and nobody else's draws may move
+        return build_classifier(info["arch"], info["n_classes"], info["channels"], info["size"],
+                                tuple(info["mean"]), tuple(info["std"]), factories=factories,
+                                **info["arch_args"])
 
 def blank(info: dict,      # as above
           factories=None,
@@ -90,7 +92,9 @@ def archs_of(info: dict # what save_model says, or of a member
     "Its architecture, and those of networks within it."
     args = info["arch_args"]
     members = sum(map(archs_of, args.get("members", ())), [])
-    return [info["arch"], *members, *filter(None, [args.get("of")])]
+    names = [info["arch"], *members, *filter(None, [args.get("of")])]
+    require(all(isinstance(n, str) for n in names), "names that are no text", ValueError)
+    return names
 
 def archs_in(path # a file of `save_model`
             ) -> list: # of names
@@ -254,8 +258,8 @@ def working_in(run,    # a folder, or None
         say = rank() == 0 and not (folder.path/"model.safetensors").exists()
         other = changes(begun, surroundings(device)) if say else ""
         if other:
-            print(f"{run} was begun with {other}: its last digits may differ from those of a run "
-                  "that nobody stopped", file=sys.stderr, flush=True)
+            print(f"{run} was begun with {spelled(other)}: its last digits may differ from those "
+                  "of a run that nobody stopped", file=sys.stderr, flush=True)
         with same_threads(begun.get("threads"), run, say):
             yield folder
 
