@@ -16,7 +16,7 @@ import torch
 from torchvision import models as tvm
 
 from ..adopt import normalisers
-from ..core import PoolError, fork_seed, require, spelled
+from ..core import PoolError, fork_seed, load_json, require, spelled
 from ..own import real_looking
 from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, nests_of, read_file, sparse_names
