@@ -7,21 +7,19 @@ __all__ = []
 
 # %% ../../nbs/pool/foreign.ipynb #040df35f
 import json, shlex, sys
-from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
-from torchvision import models as tvm
 
 from ..adopt import normalisers
-from ..core import PoolError, fork_seed, load_json, require, spelled
+from ..core import PoolError, fork_seed, require, spelled
 from ..own import real_looking
+from .beside import normalised_otherwise, said_otherwise, tables_of
 from .choose import plain_name, shown_name
-from .files import FRESH_FILE, brief, nests_of, read_file, sparse_names
-from .fits import MEAN, PAIRS, chosen, normalisations, other_count, report
-from .hub import WHOLE, hub_state, in_hub, is_table, understood, weights_of
+from .files import FRESH_FILE, brief, read_file, sparse_names
+from .fits import chosen, other_count, report
+from .hub import hub_state, in_hub, is_table, understood, weights_of
 from .inspect import (ASKED, guess_sizes, main_copy, open_norm,
                                   other_arguments)
 from .restore import check_alive, restore, wanted
@@ -52,13 +50,17 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     try:
         model = restore(spec, fit.weights(), factories, FRESH_FILE, strict=True)
         _check_told(model, spec, fit.weights(), factories)
-        otherwise = _otherwise(spec, _tables(file, _room(fit.want)))
-        for note in (_twice(model), _beside(spec, fit), _unsteady(model), *otherwise):
-            if note:
-                (say or say_note)(f"{file.name}: {note}")
+        for note in _notes(file, model, spec, fit):
+            (say or say_note)(f"{file.name}: {note}")
         return check_alive(model, spec), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
+
+def _notes(file, model, spec, fit) -> list: # of sentences
+    "What its reader should know of a model, though it is taken as it is."
+    said = said_otherwise(spec, tables_of(file, _room(fit.want)))
+    notes = _twice(model), normalised_otherwise(spec, fit), _unsteady(model), *said
+    return [note for note in notes if note]
 
 def _twice(model):
     "A network that seems to normalise its images itself, after the pool has done it, in words."
@@ -67,28 +69,6 @@ def _twice(model):
     named = ", ".join(p.removeprefix("body.") or "mean, std" for p in parts[:3])
     return (f"the network seems to normalise its images itself ({named}), after your mean and std. "
             "If it is to do that alone, say mean 0 and std 1 for each channel")
-
-def _typed(numbers):
-    return ",".join(f"{v:.4g}" for v in numbers)
-
-def _beside(spec, fit):
-    "What lies beside the network and seems to normalise its images otherwise, in words."
-    used = set(fit.names.values())
-    for names, pair in normalisations(fit.state).items():
-        typed = used.isdisjoint(names) and _other_pair(spec, pair)
-        if typed:
-            return (f"{brief(names[0], 60)} and {brief(names[1], 60)} lie beside the network. "
-                    f"If its images were normalised by them, say {typed}")
-    return ""
-
-def _other_pair(spec, pair) -> str: # what to type, or '' if it is what the caller says
-    "A mean and a deviation, perhaps in units of bytes."
-    rows = torch.stack([v.double().flatten().expand(spec.channels) for v in pair])
-    rows = rows / (255 if rows.max() > 4 else 1)
-    said = torch.tensor([spec.mean, spec.std], dtype=torch.float64)
-    if torch.allclose(rows, said, atol=2e-3): return ""
-    mean, std = map(_typed, rows.tolist())
-    return f"--mean {mean} --std {std}"
 
 @torch.no_grad()
 def _unsteady(model):
@@ -134,8 +114,9 @@ def _check_told(model, spec, weights, factories):
     filled = model.net.state_dict()
     lost = [k for k, v in weights.items() if not torch.equal(filled[k], v.to(filled[k].dtype))]
     shared = [k for k in filled if lost and filled[k].data_ptr() == filled[lost[0]].data_ptr()]
-    require(len(shared) < 2, f"model {spec.name!r}: {brief(' and '.join(shared))} are one tensor in "
-            "this network, and two that differ in the file: it is another network", PoolError)
+    one = brief(" and ".join(shared))
+    require(len(shared) < 2, f"model {spec.name!r}: {one} are one tensor in this network, and two "
+            "that differ in the file: it is another network", PoolError)
     if spec.arch not in (factories or {}): return
     x = real_looking(4, model.channels, model.size).to(model.mean)
     first = _asked(model, x)
@@ -143,73 +124,6 @@ def _check_told(model, spec, weights, factories):
     other = _asked(restore(spec, weights, factories, seed="elsewhere"), x)
     alike = torch.allclose(first, other, 1e-3, 1e-4 * first.abs().max().item())
     require(alike or not steady, f"model {spec.name!r}: {UNTOLD}", PoolError)
-
-# %% ../../nbs/pool/foreign.ipynb #5b1e0c02
-LISTS = ("class_to_idx idx_to_class classes class_names CLASSES categories label_names labels "
-         "id2label label2id").split()
-TABLES = "preprocessor_config.json", "config.json"    # beside a file of the hub
-
-def _tables(file, room) -> list: # of names and values
-    "What a file says beside its weights, and what lies with it in a folder of the hub."
-    said = []
-    if file.is_file() and not is_table(file) and file.suffix != ".safetensors":
-        with suppress(PoolError):
-            said.append(read_file(file, room))
-    if file.is_dir() or is_table(file) or file.name in WHOLE:
-        folder = file if file.is_dir() else file.parent
-        for name in TABLES:
-            with suppress(PoolError):
-                said.append(load_json(folder/name, PoolError))
-    found = []
-    for obj in said:
-        found += [table for _, table in nests_of(obj)]
-    return found
-
-def _listed(v) -> list: # of names; empty if it is something else
-    "Class names in the order of the outputs, of a list or of a table from or to numbers."
-    if isinstance(v, dict):
-        counted = all(type(n) is int for n in v.values())
-        by_number = [(n, k) for k, n in v.items()] if counted else [
-            (int(k), name) for k, name in v.items() if str(k).isdecimal()]
-        v = [name for _, name in sorted(by_number, key=lambda pair: pair[0])]
-    words = isinstance(v, (list, tuple)) and all(isinstance(name, str) for name in v)
-    return list(v) if words else []
-
-def _pair_at(table, key, channels):
-    "A mean and a deviation that are lists of numbers, as tensors, or None."
-    at = isinstance(key, str) and MEAN.search(key)
-    pair = (table[key], table.get(key[:at.start(3)] + PAIRS[at[3]])) if at else ()
-    def fits(v):
-        kinds = isinstance(v, (list, tuple)) and len(v) == channels
-        return kinds and all(type(n) in (int, float) for n in v)
-    return [torch.tensor(v) for v in pair] if pair and all(map(fits, pair)) else None
-
-def _otherwise(spec, tables) -> list: # of sentences
-    "What is said of the classes and the normalisation, where the caller says otherwise."
-    found = []
-    mine = list(spec.class_names or ())
-    for table in tables:
-        for key in LISTS:
-            names = _listed(table.get(key))
-            if names != mine and sorted(names) == sorted(mine):
-                found.append(f"its own {key} has the classes in another order than you say. If that "
-                             f"is right, say --names {brief(shlex.quote(','.join(names)), 400)}")
-        used = table.get("do_normalize") is not False
-        pairs = [(k, _pair_at(table, k, spec.channels)) for k in table] if used else []
-        for key, pair in pairs:
-            typed = _other_pair(spec, pair) if pair else ""
-            if typed:
-                found.append(f"its own {brief(key, 60)} is another one than you say. If that is "
-                             f"right, say {typed}")
-        found += [f"its own {k} says that it is {brief(v, 60)}, and you say {spec.arch}"
-                  for k, v in table.items() if k in ("architecture", "arch") and _is_other(spec, v)]
-    return list(dict.fromkeys(found))
-
-def _is_other(spec, name) -> bool: # does it name another network of the same library?
-    zoo, _, mine = spec.arch.partition(":")
-    name = name.partition(".")[0] if isinstance(name, str) else mine
-    if zoo == "torchvision": return name != mine and name in tvm.list_models(module=tvm)
-    return zoo == "timm" and name != mine.partition(".")[0] and import_module("timm").is_model(name)
 
 # %% ../../nbs/pool/foreign.ipynb #a250ff96
 def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
