@@ -85,13 +85,18 @@ def spoken(net, n_classes, x) -> tuple: # (what it gives back, [(name of a layer
     "Run a network, and note what each layer that may be its last one gives."
     said = []
     def note(name):
-        return lambda layer, x, out: said.append((name, out))
+        def hook(layer, x, out):
+            said.append((name, out))
+        return hook
     hooks = [net.get_submodule(k).register_forward_hook(note(k)) for k in heads(net, n_classes)]
     try:
         return net(x), said
     finally:
         for hook in hooks:
             hook.remove()
+
+def is_one_of(said, tensors: list) -> bool: # itself, not one with the same numbers
+    return any(said is t for t in tensors)
 
 def whole(net: nn.Module,
           n_classes: int,  # outputs that are wanted
@@ -105,7 +110,7 @@ def whole(net: nn.Module,
     except Exception:      # this is said when it is used
         return HeadedNet(net, n_classes)
     given = tensors_in(named_logits(out))
-    direct = [name for name, v in said if any(v is t for t in given)]
+    direct = [name for name, v in said if is_one_of(v, given)]
     called = [name for name, _ in said]
     name = [find_head(net, n_classes), *called, *direct][-1]
     headed = HeadedNet(net, n_classes, name)
@@ -131,7 +136,7 @@ def answers_as(headed: HeadedNet, given: list, x) -> bool: # True if it was not 
 SQUASHED = ("the network gives one number between 0 and 1 for two classes, and it is not clear "
             "whether that is a probability: let it return the logit, without a sigmoid")
 
-def squashing(net: HeadedNet, x) -> str: # 'sigmoid' or 'softmax'; '' also if it gives something else
+def squashing(net: HeadedNet, x) -> str: # 'sigmoid', 'softmax' or, of anything else, ''
     "What makes probabilities of what its head says. Raises `SettingsError` if that is not clear."
     try:
         out, notes = noted(net.body, x.clone())

@@ -153,7 +153,7 @@ class HeadedNet(nn.Module):
         self.plain_layout = False  # it cannot take images with channels last
         self.writes = False        # it changes the images that it is shown
         self.several = False       # it gives back what several layers said that may be its last
-        self.squash = ""           # its answers are a "sigmoid" of what its head says, or a "softmax"
+        self.squash = ""           # "sigmoid" or "softmax": what makes its answers of its head's
         self.head = nn.Identity()
         name = find_head(net, n_classes) if head is None else head
         if name:

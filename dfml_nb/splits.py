@@ -134,7 +134,7 @@ def in_one_form(name) -> str: # of a class
 def check_disjoint(name: str,      # for the message
                    classes: dict): # split name → class names
     "Raise `DataError` if a class is in two splits: the test would no longer be about new classes."
-    each = [{in_one_form(c) for c in names} for names in classes.values()]
+    each = [set(map(in_one_form, names)) for names in classes.values()]
     n = Counter(chain.from_iterable(each))
     twice = sorted(c for c, k in n.items() if k > 1)
     where = f"{', '.join(twice[:5])} is in more than one of {', '.join(classes)}"

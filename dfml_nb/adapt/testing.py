@@ -110,14 +110,10 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
                  val_n: int = 100,    # episodes for choosing on meta-validation classes
                  query: int = 15,     # query images of each class
                  quiet=True,          # no progress bar
-                 # processes that share the work on a CPU; None: as many as is worth it
-                 workers: int = None
+                 workers: int = None  # processes that share the work on a CPU; None: as many as pay
                 ) -> list:            # rows of evaluate
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `EpisodeError`."
-    require(hasattr(data, "splits"), "a learner is tested on a data set, as from load_data, not "
-            f"on a {type(data).__name__}", DataError)
-    require(isinstance(shots, Iterable) and not isinstance(shots, str),
-            f"shots are several numbers, such as (1, 5), not {shots!r}")
+    check_test(data, shots)
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
     judge = Judge(learner, data, way, how, query, seed, quiet)
@@ -132,6 +128,14 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
     about = dict(adapt=how, episode_seed=seed, query=query)
     about["trained_shot"] = episode_shot(asdict(learner.settings))
     return [dict(r, **about) for r in rows]
+
+# %% ../../nbs/adapt/testing.ipynb #fc7c176a
+def check_test(data, shots):
+    "Raises `DataError` or `SettingsError` unless these are a data set, and several numbers."
+    require(hasattr(data, "splits"), "a learner is tested on a data set, as from load_data, not "
+            f"on a {type(data).__name__}", DataError)
+    require(isinstance(shots, Iterable) and not isinstance(shots, str),
+            f"shots are several numbers, such as (1, 5), not {shots!r}")
 
 # %% ../../nbs/adapt/testing.ipynb #67bfb85e
 def result(learner,         # a trained DataFreeMetaLearner

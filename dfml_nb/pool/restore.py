@@ -148,7 +148,8 @@ def wanted(spec: ModelSpec,
         state = blank_net(spec, factories).state_dict()
         odd = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
         require(not odd, f"model {spec.name!r}: its network keeps {brief(', '.join(odd))} in its "
-                "state_dict, and that is no tensor: keep it as a buffer (register_buffer)", PoolError)
+                "state_dict, and that is no tensor: keep it as a buffer (register_buffer)",
+                PoolError)
         return state
     args = json.dumps(spec.arch_args, sort_keys=True)
     try:
