@@ -313,9 +313,8 @@ def audit(pool: str,           # folder of the pool, made by dfml pretrain
     from dfml_nb.recover.members import AuditSettings
     check_place(out)
     pool = open_pool(pool, factory)
-    of_pool = pool.specs[0]
-    form = dict(size=size or of_pool.size, channels=of_pool.channels)
-    images = load_data(data, root, **form, quiet=quiet)
+    first = pool.specs[0]
+    images = load_data(data, root, size=size or first.size, channels=first.channels, quiet=quiet)
     rows = audit_pool(pool, images, recover, teachers, AuditSettings(seed=seed), quiet)
     try:
         write_json(out, dict(data=data, recover=recover, rows=rows, versions=versions()))
