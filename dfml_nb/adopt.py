@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from .core import fork_seed, require
-from .own import (HeadedNet, find_head, heads, is_number, logits_of, named_logits, noted,
-                         put_layer, real_looking, tensors_in)
+from .own import (SWITCHES, HeadedNet, find_head, heads, is_number, logits_of, named_logits,
+                         noted, put_layer, real_looking, settings_kept, tensors_in)
 
 # %% ../nbs/adopt.ipynb #0a110021
 @contextmanager
 def unmoved(net: nn.Module):
-    "Within the block a network can be asked; then its mode and all randomness are as before."
+    "Within the block a network can be asked; its mode, randomness and settings are as before then."
     modes = {m: m.training for m in net.modules()}
     try:
-        with fork_seed("asked"), torch.no_grad():
+        with fork_seed("asked"), torch.no_grad(), settings_kept():
             yield net.eval()
     finally:
         for m, mode in modes.items():
@@ -56,10 +56,20 @@ def is_split(net: nn.Module,
 
 def surely_split(net, x) -> bool: # also with other weights
     try:
-        net(x.clone())     # what hooks make of its weights can be copied after that
-        return is_split(shaken(net), x)
+        return minds_itself(net, x) and is_split(shaken(net), x)
     except Exception:      # as in is_split
         return False
+
+def minds_itself(net, x) -> bool: # what hooks make of its weights can be copied after that
+    "Does a network leave its images, and the settings of PyTorch, as they are?"
+    for ask, learns in ((net, True), (net.features, False), (net, False)):
+        shown = x.clone()
+        with torch.set_grad_enabled(learns):
+            before = [look() for look, _ in SWITCHES]
+            ask(shown)
+            after = [look() for look, _ in SWITCHES]
+        if before != after or not torch.equal(shown, x): return False
+    return True
 
 # %% ../nbs/adopt.ipynb #0a110022
 def adopt(net: nn.Module,  # somebody's

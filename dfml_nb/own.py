@@ -7,6 +7,7 @@ __all__ = ['real_looking', 'logits_of', 'HeadedNet']
 
 # %% ../nbs/own.ipynb #0a110004
 from collections.abc import Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -141,6 +142,23 @@ def in_order(x: torch.Tensor # (B, C, H, W)
     # contiguous() would leave a grey image as it is, whose order is ambiguous
     return x.clone(memory_format=torch.contiguous_format)
 
+# %% ../nbs/own.ipynb #0a11002d
+SWITCHES = (    # of PyTorch, for the whole thread or process: how to look at one, how to set it
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads))
+
+@contextmanager
+def settings_kept():
+    "After the block PyTorch's settings are as before it, whatever somebody's network did to them."
+    before = [look() for look, _ in SWITCHES]
+    try:
+        yield
+    finally:
+        for (look, put), was in zip(SWITCHES, before):
+            if look() != was:
+                put(was)
+
 # %% ../nbs/own.ipynb #0a110014
 class HeadedNet(nn.Module):
     "A network used whole. Its `features` (B, D) are what enters its last layer, if it has one."
@@ -199,7 +217,8 @@ def alone(self: HeadedNet, x):
 @patch
 def run(self: HeadedNet, x):
     "As `both`, in any layout that the network takes."
-    out, notes = noted(self.body, x.clone() if self.writes else x)
+    with settings_kept():
+        out, notes = noted(self.body, x.clone() if self.writes else x)
     f, said = notes[-1] if notes else (None, None)
     z = logits_of(out, len(x), self.n_answers, None if self.several else said)
     if self.squash == "sigmoid":

@@ -15,9 +15,11 @@ from safetensors.torch import save
 from ..core import PoolError, atomic_write, require, stable_seed
 from ..nets import Classifier
 from .files import brief
-from .restore import restore
+from .restore import restore, unsteady
 from .spec import DEVICES, ModelSpec, check_spec, read_index, write_index
+from ..adopt import unmoved
 from ..claims import claimed, sweep
+from ..listing import say
 
 # %% ../../nbs/pool/add.ipynb #bf306ebe
 def describe(model: Classifier, # network and preprocessing
@@ -200,4 +202,8 @@ def add_model(path,               # the pool's folder; made if it is not there
               **spec
              ) -> ModelSpec:      # the new row
     "Add a model to a pool. Raises `PoolError` if its name is taken, or it does not fit."
-    return add_models(path, [dict(spec, model=model, name=name, arch=arch)], factories)[0]
+    row = add_models(path, [dict(spec, model=model, name=name, arch=arch)], factories)[0]
+    with unmoved(model):
+        odd = unsteady(model)
+    say(odd and f"model {name!r}: {odd}")
+    return row

@@ -8,31 +8,31 @@ __all__ = ['check_pool', 'pool_table']
 # %% ../../nbs/pool/check.ipynb #0c61c4a5
 from ..core import PoolError, progress, require
 from .pool import Pool, load_model
-from .restore import check_answers
+from .restore import check_answers, unsteady
 
 # %% ../../nbs/pool/check.ipynb #284dd043
 def check_pool(path,            # the pool's folder
                strict=True,     # raise if anything is wrong, instead of just saying so
                factories=None,  # the caller's own architectures: name → callable
                quiet=True       # no progress bar
-              ) -> list:        # rows {name, arch, way, domain, accuracy, ok, problem}
+              ) -> list:        # rows {name, arch, way, domain, accuracy, ok, problem, note}
     "Load every model of a pool once. Raises `PoolError` listing what is wrong."
     rows = []
     for s in progress(Pool(path, factories).specs, "checking", quiet=quiet):
-        problem = _problem(path, s, factories)
+        problem, note = _looked_over(path, s, factories)
         rows.append(dict(name=s.name, arch=s.arch, way=s.n_classes, domain=s.domain,
-                         accuracy=s.accuracy, ok=not problem, problem=problem))
+                         accuracy=s.accuracy, ok=not problem, problem=problem, note=note))
     bad = [r["problem"] for r in rows if not r["ok"]]
     summary = f"{len(bad)} of {len(rows)} models of {path} cannot be used:"
     require(not (bad and strict), "\n".join([summary, *bad]), PoolError)
     return rows
 
-def _problem(path, spec, factories):
+def _looked_over(path, spec, factories): # (what is wrong, what is odd), or ''
     try:
-        check_answers(load_model(path, spec, factories), spec)
+        model = check_answers(load_model(path, spec, factories), spec)
     except PoolError as e:
-        return str(e)
-    return ""
+        return str(e), ""
+    return "", unsteady(model)
 
 # %% ../../nbs/pool/check.ipynb #190003c8
 def pool_table(rows: list # of check_pool
@@ -49,7 +49,8 @@ def pool_table(rows: list # of check_pool
 
 def _cells(row):
     shown = [_shown(row[k]) for k in ("name", "arch", "way", "domain", "accuracy")]
-    return [*shown, "ok" if row["ok"] else row["problem"]]
+    said = f"ok, but {row['note']}" if row["note"] else "ok"
+    return [*shown, said if row["ok"] else row["problem"]]
 
 def _shown(v):
     if v is None:

@@ -22,7 +22,7 @@ from .fits import chosen, other_count, report
 from .hub import hub_state, in_hub, is_table, understood, weights_of
 from .inspect import (ASKED, guess_sizes, main_copy, open_norm,
                                   other_arguments)
-from .restore import check_alive, restore, wanted
+from .restore import check_alive, restore, unsteady, wanted
 from .spec import ModelSpec, check_spec, unboxed
 
 # %% ../../nbs/pool/foreign.ipynb #8d81f7c2
@@ -59,7 +59,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
 def _notes(file, model, spec, fit) -> list: # of sentences
     "What its reader should know of a model, though it is taken as it is."
     said = said_otherwise(spec, tables_of(file, _room(fit.want)))
-    notes = _twice(model), normalised_otherwise(spec, fit), _unsteady(model), *said
+    notes = _twice(model), normalised_otherwise(spec, fit), unsteady(model), *said
     return [note for note in notes if note]
 
 def _twice(model):
@@ -69,21 +69,6 @@ def _twice(model):
     named = ", ".join(p.removeprefix("body.") or "mean, std" for p in parts[:3])
     return (f"the network seems to normalise its images itself ({named}), after your mean and std. "
             "If it is to do that alone, say mean 0 and std 1 for each channel")
-
-@torch.no_grad()
-def _unsteady(model):
-    "A network that does not answer an image alike each time and in any company, in words."
-    x = real_looking(4, model.channels, model.size).to(model.mean)
-    first = model(x)
-    def differs(out, many):
-        return (out - first[:many]).abs().max() > 1e-2 * first.abs().max()
-    if differs(model(x), 4):
-        return ("the network answers the same pictures otherwise each time: it draws random "
-                "numbers when it is asked (F.dropout needs training=self.training)")
-    if differs(model(x[:1]), 1):
-        return ("the network's answer to a picture depends on the others of its batch: what you "
-                "measured with other batches will not come out here")
-    return ""
 
 def _room(want) -> int: # bytes
     "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from ..core import PoolError, progress, require
-from .add import add_model, add_models, describe
+from .add import add_models, describe
 from .choose import model_files
 from .files import brief
 from .foreign import read_foreign, say_note
@@ -47,7 +47,7 @@ def import_model(path,              # the pool's folder; made if it is not there
     model, spec, factories = read_foreign(
         file, arch, size=size, mean=mean, std=std, n_classes=n_classes, class_names=class_names,
         name=name, factory=factory, key=key, ema=ema, **spec)
-    return add_model(path, model, factories=factories, **asdict(spec))
+    return add_models(path, [dict(asdict(spec), model=model)], factories)[0]
 
 # %% ../../nbs/pool/imports.ipynb #e6feb53f
 def _arguments(names, folder, arch, details, kw):

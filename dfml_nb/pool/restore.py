@@ -198,6 +198,7 @@ def check_answers(model: Classifier,
     "Ask a model about made-up pictures. Raises `PoolError` unless its answers can be used."
     name = f"model {spec.name!r}"
     x = real_looking(8 if strict else 3, spec.channels, spec.size).to(model.mean)
+    before = _state_of(model)
     try:
         answers = [model(x), model(x[:1])]
         whole = isinstance(model.net, HeadedNet) or not strict or is_split(model.net, x)
@@ -205,6 +206,8 @@ def check_answers(model: Classifier,
         raise PoolError(f"{name}: {e}") from e
     except Exception as e:
         raise PoolError(_blind(spec, e)) from e
+    require(_state_of(model) == before, f"{name} changes its own weights, or goes over to "
+            "training, when it is asked: take that out of its forward", PoolError)
     for images, out in zip((len(x), 1), answers):
         shape = tuple(getattr(out, "shape", ()))
         require(isinstance(out, torch.Tensor) and shape == (images, spec.n_classes),
@@ -219,8 +222,27 @@ def check_answers(model: Classifier,
             "other names, and it is used whole", PoolError)
     return model
 
+def _state_of(model): # whether its weights were written to, and the mode of each of its parts
+    writes = [p._version for p in model.parameters()]
+    return writes, [m.training for m in model.modules()]
+
 def _finite_on_black(model, x):
     return model(torch.zeros_like(x[:1])).isfinite().all()
+
+@torch.no_grad()
+def unsteady(model: Classifier) -> str: # '' if it is not
+    "A network that does not answer an image alike each time and in any company, in words."
+    x = real_looking(4, model.channels, model.size).to(model.mean)
+    first = model(x)
+    def differs(out, many):
+        return (out - first[:many]).abs().max() > 1e-2 * first.abs().max()
+    if differs(model(x), 4):
+        return ("the network answers the same pictures otherwise each time: it draws random "
+                "numbers when it is asked (F.dropout needs training=self.training)")
+    if differs(model(x[:1]), 1):
+        return ("the network's answer to a picture depends on the others of its batch: what you "
+                "measured with other batches will not come out here")
+    return ""
 
 # %% ../../nbs/pool/restore.ipynb #0a330008
 def check_alive(model: Classifier, spec: ModelSpec) -> Classifier: # the same
