@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
+from .adapt import get_adapter
 from .accuracy import accuracies, choose_together
 from .once import EmbeddedSplit, embedded, sees_alone
-from ..core import DataError, EpisodeError, load_json, markdown_table, progress, require
+from ..core import (DataError, EpisodeError, load_json, markdown_table, progress,
+                          require, whole_number)
 from ..episodes import episodes
 
 # %% ../../nbs/adapt/evaluate.ipynb #8fa037a4
@@ -32,6 +34,7 @@ def mean_ci(values     # accuracies, any unit
 # %% ../../nbs/adapt/evaluate.ipynb #69c08d83
 def check_protocol(n: int, way: int, together: int): # as in evaluate
     "Raises `EpisodeError` or `SettingsError` for impossible numbers."
+    way = whole_number(way, "way", least=0, error=EpisodeError)
     require(n >= 1 and way >= 2,
             f"{n} episodes of {way} classes: ask for at least one episode and two classes",
             EpisodeError)
@@ -62,7 +65,7 @@ def routes(model, adapt, split, query_statistics, device, seen # as in evaluate
 
 # %% ../../nbs/adapt/evaluate.ipynb #06df267c
 def evaluate(model,                 # a `Classifier`
-             adapt,                 # function (model, x, y, way) → `FewShotClassifier`
+             adapt,                 # function (model, x, y, way) → `FewShotClassifier`, or a name
              split,                 # a split of a data set, e.g. `data.test`
              way: int = 5,          # classes of an episode
              shot: int = 1,         # support images of each
@@ -81,6 +84,9 @@ def evaluate(model,                 # a `Classifier`
             ) -> list:              # one row a figure; acc and ci95 in percent
     "Few-shot accuracy by the protocol. Raises `EpisodeError` for impossible episodes."
     check_protocol(n, way, together)
+    adapt = get_adapter(adapt) if isinstance(adapt, str) else adapt
+    if isinstance(query_statistics, bool):
+        query_statistics = (query_statistics,)
     episodes(split, way, shot, query, n, seed)      # are they possible?
     seen = {} if seen is None else seen
     accs = {}
