@@ -438,14 +438,15 @@ def test(run: str,               # run folder of dfml train, or a saved learner
     kind += [shots != (1, 5) and "shots" + "-".join(map(str, shots))]
     kind += [episodes != 600 and f"episodes{episodes}"]
     kind += [v and f"{k}{v}" for k, v in special.items()]
-    target = Path(out) if out else record_file(Path(run), kind)
+    place = place_mark(data, root)
+    target = Path(out) if out else free_record(record_file(Path(run), kind), place)
     check_place(target)
     start = time.perf_counter()
     folder = run if Path(run).is_dir() else None
     how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet)
     rows = test_learner(learner, images, shots, way, adapt, workers=workers, **how)
     record = result(learner, images, rows, time.perf_counter() - start)
-    record.update({k: v for k, v in special.items() if v})
+    record.update({k: v for k, v in dict(special, place=place).items() if v})
     try:
         save_json(target, record)
     finally:
@@ -459,6 +460,23 @@ def record_file(run: Path,  # folder or file of a learner
     "Where a test's record goes: each kind of test has a file of its own."
     name = "_".join(["test", *filter(None, kind)]) + ".json"
     return run/name if run.is_dir() else run.with_name(f"{run.stem}_{name}")
+
+def place_mark(data: str, root) -> str: # None for data that need no files
+    "A short mark of the folder in which a data set lies, which does not tell anybody its name."
+    from dfml_nb.core import stable_seed
+    from dfml_nb.data import find_folder
+    folder = find_folder(data, root)
+    return f"{stable_seed(str(folder.resolve())):016x}"[-8:] if folder.is_dir() else None
+
+def free_record(file: Path, place: str) -> Path: # file: of record_file
+    "As it is, or with the mark in its name if it is about another folder of the same name."
+    from dfml_nb.core import RunError, load_json
+    try:
+        found = load_json(file) if file.is_file() else {}
+    except RunError:              # check_place says so
+        return file
+    before = found.get("place") if isinstance(found, dict) else None
+    return file.with_stem(f"{file.stem}_{place}") if before and place and before != place else file
 
 def check_numbers(option: str, # for the message
                   numbers,     # as given
