@@ -255,6 +255,10 @@ def to_disk(path): # a file, or a folder (whose list of names it is)
         os.close(fd)
 
 # %% ../nbs/core.ipynb #0d1e5b03
+def at_home(path     # as somebody wrote it
+           ) -> Path: # `~` is the home folder, as in a shell
+    return Path(os.path.expanduser(path))
+
 def check_target(path): # of a file to write
     "Raises `RunError` for a folder, a device or a pipe: no file may take the place of /dev/null."
     free = os.path.isfile(path) or not os.path.exists(path)

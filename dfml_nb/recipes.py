@@ -17,13 +17,14 @@ from .adapt.adapt import FewShotClassifier, get_adapter
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_support, coded
 from .adapt.layers import learning
-from .core import Clock, PoolError, RunError, device_name, pick_device, require, versions
+from .core import (Clock, PoolError, RunError, at_home, device_name, pick_device, require,
+                          versions)
 from .cores import computing
 from .learn.together import Together
 from .learn.trainer import Trainer, compose
 from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots,
-                                    read_model, reading, resume, run_steps, save_model,
-                                    working_in)
+                                    check_learner_place, read_model, reading, resume,
+                                    run_steps, save_model, working_in)
 from .parts import DRAW, LEARN, RECOVER, find_part
 from .pool.pool import Pool
 from .ranks import agree, rank, surroundings
@@ -150,6 +151,7 @@ def fit(self: DataFreeMetaLearner,
     "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
     if workers is None and callbacks:
         workers = 1
+    run = at_home(run) if run else None
     with hired(workers, quiet), computing(self.device), learning():
         return self._fit(pool, run, callbacks, quiet)
 
@@ -237,7 +239,7 @@ def check_fitted(self: DataFreeMetaLearner):
 def learner_file(path  # a file of `save`, or a run folder
                 ) -> Path:
     "Where a learner lies. Raises `RunError` if the run is not finished."
-    path = Path(path)
+    path = at_home(path)
     if not path.is_dir(): return path
     RunFolder(path).open()
     require((path/"model.safetensors").exists(),
@@ -248,9 +250,11 @@ def learner_file(path  # a file of `save`, or a run folder
 # %% ../nbs/recipes.ipynb #2b33e0e7
 @patch
 def save(self: DataFreeMetaLearner, path): # a .safetensors file
-    "Write the meta-model and all that identifies it. Raises `RunError` before `fit`."
+    """Write the meta-model and all that identifies it. Raises `RunError` before `fit`, and where
+    something else lies."""
     self.check_fitted()
-    save_model(self.model, path, config=self.config, about=self.about)
+    check_learner_place(at_home(path))
+    save_model(self.model, at_home(path), config=self.config, about=self.about)
 
 @patch(cls_method=True)
 def load(cls: DataFreeMetaLearner,

@@ -8,6 +8,7 @@ __all__ = ['save_model', 'read_model', 'Callback', 'run_steps', 'Progress', 'Log
 
 # %% ../../nbs/learn/training.ipynb #77fa4301
 import json
+import os
 import sys
 import time
 import warnings
@@ -18,11 +19,11 @@ from safetensors.torch import save
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
 from ..claims import claimed, same_threads
-from ..core import (DFMLError, RunError, atomic_write, fork_seed, parse_json, progress,
-                          require, spelled)
+from ..core import (DFMLError, RunError, atomic_write, check_target, fork_seed, parse_json,
+                          progress, require, spelled)
 from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
-from ..pool.numbers import NumberFile, checksum
+from ..pool.numbers import NumberFile, NumbersError, checksum
 from ..pool.restore import at_most, blank_net
 from ..pool.spec import SPEC_RULES, ModelSpec, check_spec
 from ..ranks import broadcast, n_ranks, rank, share, surroundings, take_over
@@ -121,6 +122,19 @@ def read_checked(path, factories) -> tuple: # as read_model
     model = build(info, factories)
     model.load_state_dict(state)
     return model, info
+
+# %% ../../nbs/learn/training.ipynb #4a1f12b3
+def check_learner_place(path): # where a model shall be written
+    "Raises `RunError` if that would take the place of something that is no file of `save_model`."
+    check_target(path)
+    if not os.path.exists(path) or not os.path.getsize(path): return
+    try:
+        with NumberFile(path, links=True) as f:
+            known = "dfml_nb" in f.about
+    except (OSError, NumbersError):
+        known = False
+    require(known, f"{path} is there already, and is no learner: name another file, or take it "
+            "away", RunError)
 
 # %% ../../nbs/learn/training.ipynb #358c1b87
 class Callback:

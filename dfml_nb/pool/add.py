@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from safetensors.torch import save
 
-from ..core import PoolError, atomic_write, require, stable_seed
+from ..core import PoolError, at_home, atomic_write, require, stable_seed
 from ..nets import Classifier
 from .files import brief
 from .restore import restore, unsteady
@@ -181,7 +181,8 @@ def add_models(path,              # the pool's folder; made if it is not there
                order=()           # names, as they shall stand in the index; others at the end
               ) -> list:          # the new rows
     "Add many models to a pool. Raises `PoolError` as `add_model` does; what came before is kept."
-    with claimed(Path(path)):
+    path = at_home(path)
+    with claimed(path):
         sweep(path)
         growing = _Growing(path, every, order)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from ..core import PoolError, progress, require
+from ..core import PoolError, at_home, progress, require
 from .add import add_models, describe
 from .choose import model_files
 from .files import brief
@@ -132,6 +132,8 @@ def import_folder(path,          # the pool's folder; made if it is not there
                   **kw           # arguments of import_model for all files
                  ) -> Pool:
     "Import every model file of a folder, all or none. Raises `PoolError` listing all bad files."
+    path = at_home(path)
+    folder = at_home(folder)
     names, left = model_files(folder, recursive)
     _say_left(left)
     args = _arguments(names, folder, arch, details, kw)

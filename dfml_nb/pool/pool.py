@@ -8,6 +8,7 @@ __all__ = ['load_model', 'Kept', 'Pool', 'merge_pools']
 # %% ../../nbs/pool/pool.ipynb #e0c4b53d
 import json
 import math
+import operator
 import os
 import threading
 from collections import Counter, OrderedDict
@@ -17,7 +18,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
-from ..core import PoolError, pick_device, require, stable_seed
+from ..core import PoolError, at_home, pick_device, require, stable_seed
 from ..nets import Classifier, build_classifier
 from .add import add_models, open_folder
 from .files import FRESH, brief
@@ -126,6 +127,27 @@ class _Facts:
     def _all_channels(self, row):
         return row if len(row) == self.channels else (sum(row) / len(row),) * self.channels
 
+# %% ../../nbs/pool/pool.ipynb #91dff224
+class NoSuchModel(PoolError, IndexError):
+    "A pool has no model of this number or name."
+
+def place_of(i,          # a number, from the end if it is below 0, or a name
+             names: list # of all models
+            ) -> int:
+    "Where a model stands in a pool. Raises `NoSuchModel`, `PoolError`."
+    require(not isinstance(i, slice), "a pool gives one model at a time: [pool[i] for i in "
+            "range(2)], or Pool(path, first=2) for a pool of the first two", PoolError)
+    if isinstance(i, str):
+        require(i in names, f"no model of this pool is called {brief(i)!r}: see "
+                "[s.name for s in pool.specs]", NoSuchModel)
+        return names.index(i)
+    n = len(names)
+    asked = f"a pool is asked by a number or a name, not by {brief(i)}"
+    require(hasattr(i, "__index__"), asked, PoolError)
+    i = operator.index(i)
+    require(-n <= i < n, f"there is no model {i}: this pool has {n}, from 0 to {n - 1}", NoSuchModel)
+    return i % n
+
 # %% ../../nbs/pool/pool.ipynb #c47020b6
 class Pool(_Facts):
     "A folder of classifiers: `pool[i]` is the i-th. Raises `PoolError` if there is none."
@@ -140,10 +162,10 @@ class Pool(_Facts):
         require(isinstance(path, (str, os.PathLike)), "a pool is given as its folder, not as "
                 f"{type(path).__name__}: make one with pretrain_pool, import_folder or add_model",
                 PoolError)
-        self.path = Path(path)
+        self.path = at_home(path)
         self.given = factories, cache, device, first, room
         self.factories = factories
-        self.specs = read_index(path)[:first]
+        self.specs = read_index(self.path)[:first]
         require(self.specs, f"the pool {path} is empty: put models in with "
                 "pretrain_pool, import_folder or add_model", PoolError)
 
@@ -154,8 +176,10 @@ class Pool(_Facts):
     def __len__(self):
         return len(self.specs)
 
-    def __getitem__(self, i: int) -> Classifier:
-        return self._load(range(len(self))[i])
+    def __getitem__(self, i) -> Classifier: # its number, or its name
+        if type(i) is not int or not 0 <= i < len(self):
+            i = place_of(i, [s.name for s in self.specs])
+        return self._load(i)
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
