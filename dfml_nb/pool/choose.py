@@ -63,7 +63,10 @@ def model_files(folder,         # where to look
     return names, left
 
 def _beside(left):
-    return f", only {brief(', '.join(f.name for f in left[:3]))}" if left else ""
+    cut = any(f.suffix == ".distcp" for f in left)
+    way = (" (a checkpoint of torch.distributed, in pieces; to make one file of it, type: python -m "
+           "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt)") if cut else ""
+    return f", only {brief(', '.join(f.name for f in left[:3]))}{way}" if left else ""
 
 def _files(folder):
     return sorted(f for f in folder.iterdir() if f.is_file())

@@ -18,6 +18,7 @@ from .kinds import (FRESH, FRESH_FILE, RESAVE, brief, holds_numbers, not_weights
 from .meanings import Inert, Refused
 from .numbers import LARGEST, NumberFile, NumbersError
 from .pt import EMPTY, open_pt
+from .storages import Numbers
 
 # %% ../../nbs/pool/files.ipynb #177012bb
 def read_safetensors(path,
@@ -132,6 +133,20 @@ def of_numpy(obj, name: str) -> str: # what it is and what to do, or ''
             return f"{brief(name)} holds arrays of NumPy where tensors are wanted: {way}"
     return ""
 
+def of_subclass(obj, name: str) -> str: # what it is and what to do, or ''
+    "Whether its tensors are of a class of somebody's own, as a sentence."
+    for path, nest in nests_of(obj):
+        own = [v for v in nest.values() if _is_own_tensor(v)]
+        if own:
+            key = "']['".join(path)
+            key = key if re.fullmatch(r"[\w'\]\[]{0,80}", key) else ""
+            return (f"{brief(name)} holds tensors of a class of its own ({brief(own[0].name, 60)}), "
+                    f"which is a program: {way_out('subclass', name, key)}")
+    return ""
+
+def _is_own_tensor(v):
+    return isinstance(v, Inert) and bool(v.args) and isinstance(v.args[0], Numbers)
+
 def _is_array(v):
     return isinstance(v, Inert) and v.name.startswith("numpy") and v.name.endswith("_reconstruct")
 
@@ -188,7 +203,8 @@ def read_weights(file,    # .safetensors, .pt, .pth, or of any other name
     name = Path(file).name
     obj = read_file(file, most)
     state = tensors_of(obj)
-    other = quantised(obj, name) or not state and (other_kind(obj, name) or of_numpy(obj, name))
+    other = quantised(obj, name) or not state and (
+        other_kind(obj, name) or of_numpy(obj, name) or of_subclass(obj, name))
     require(not other, other, PoolError)
     problem = f"{brief(name)} holds no weights (a table of names and tensors): {RESAVE}"
     require(state, problem, PoolError)
