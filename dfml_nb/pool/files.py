@@ -117,9 +117,7 @@ def other_kind(obj,      # what a file held
         whole = [k for k, v in nest.items() if _is_module(v)]
         if whole:
             kind = brief(nest[whole[0]].name, 60)
-            key = "']['".join((*path, str(whole[0])))
-            key = key if re.fullmatch(r"[\w'\]\[]{0,80}", key) else ""
-            way = way_out("whole", name, key)
+            way = way_out("whole", name, _key((*path, str(whole[0]))))
             return f"{brief(name)} holds a whole model (a {kind}), which is a program: {way}"
     return ""
 
@@ -127,9 +125,7 @@ def of_numpy(obj, name: str) -> str: # what it is and what to do, or ''
     "Whether it holds arrays of NumPy where tensors are wanted, as a sentence."
     for path, nest in nests_of(obj):
         if sum(_is_array(v) for v in nest.values()) * 2 > len(nest):
-            key = "']['".join(path)
-            key = key if re.fullmatch(r"[\w'\]\[]{0,80}", key) else ""
-            way = way_out("numpy", name, key)
+            way = way_out("numpy", name, _key(path))
             return f"{brief(name)} holds arrays of NumPy where tensors are wanted: {way}"
     return ""
 
@@ -138,11 +134,16 @@ def of_subclass(obj, name: str) -> str: # what it is and what to do, or ''
     for path, nest in nests_of(obj):
         own = [v for v in nest.values() if _is_own_tensor(v)]
         if own:
-            key = "']['".join(path)
-            key = key if re.fullmatch(r"[\w'\]\[]{0,80}", key) else ""
-            return (f"{brief(name)} holds tensors of a class of its own ({brief(own[0].name, 60)}), "
-                    f"which is a program: {way_out('subclass', name, key)}")
+            kind = brief(own[0].name, 60)
+            way = way_out("subclass", name, _key(path))
+            return (f"{brief(name)} holds tensors of a class of its own ({kind}), which is a "
+                    f"program: {way}")
     return ""
+
+def _key(path) -> str: # '' if it is not safe to type
+    "The names of nests within one another, as Python looks them up."
+    key = "']['".join(path)
+    return key if re.fullmatch(r"[\w'\]\[]{0,80}", key) else ""
 
 def _is_own_tensor(v):
     return isinstance(v, Inert) and bool(v.args) and isinstance(v.args[0], Numbers)
@@ -174,7 +175,8 @@ def _is_module(v):
 def _is_quantised(v):
     parts = v if isinstance(v, tuple) else (v,)
     kinds = torch.qint8, torch.quint8, torch.qint32
-    return any(p in kinds if isinstance(p, torch.dtype) else _quantised_object(p) for p in parts[:9])
+    return any(_quantised_object(p) or isinstance(p, torch.dtype) and p in kinds
+               for p in parts[:9])
 
 def _quantised_object(v):
     return isinstance(v, Inert) and ("quantized" in v.name or v.name.endswith("_rebuild_qtensor"))

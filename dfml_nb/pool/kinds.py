@@ -94,8 +94,9 @@ WAYS = dict(   # what its reader can do with a file that is refused
     pickle=PYTHON.format("import pickle; torch.save(pickle.load(open('{file}', 'rb')), '{new}')"),
     numpy=PYTHON.format(
         TENSORS.format("torch.load('{file}', 'cpu', weights_only=False){key}")),
-    subclass=PYTHON.format("torch.save(dict((k, v.as_subclass(torch.Tensor)) for k, v in "
-                           "torch.load('{file}', 'cpu', weights_only=False){key}.items()), '{new}')"),
+    subclass=PYTHON.format(
+        "torch.save(dict((k, v.as_subclass(torch.Tensor)) for k, v in "
+        "torch.load('{file}', 'cpu', weights_only=False){key}.items()), '{new}')"),
     npz='type: python -c "import numpy, torch; {}", and import that'.format(
         TENSORS.format("numpy.load('{file}')")),
     exported=PYTHON.format("torch.save(torch.export.load('{file}').state_dict, '{new}')"),

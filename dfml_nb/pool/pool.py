@@ -145,7 +145,8 @@ def place_of(i,          # a number, from the end if it is below 0, or a name
     asked = f"a pool is asked by a number or a name, not by {brief(i)}"
     require(hasattr(i, "__index__"), asked, PoolError)
     i = operator.index(i)
-    require(-n <= i < n, f"there is no model {i}: this pool has {n}, from 0 to {n - 1}", NoSuchModel)
+    missing = f"there is no model {i}: this pool has {n}, from 0 to {n - 1}"
+    require(-n <= i < n, missing, NoSuchModel)
     return i % n
 
 # %% ../../nbs/pool/pool.ipynb #c47020b6

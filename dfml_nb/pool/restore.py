@@ -209,10 +209,7 @@ def check_answers(model: Classifier,
     require(_state_of(model) == before, f"{name} changes its own weights, or goes over to "
             "training, when it is asked: take that out of its forward", PoolError)
     for images, out in zip((len(x), 1), answers):
-        shape = tuple(getattr(out, "shape", ()))
-        require(isinstance(out, torch.Tensor) and shape == (images, spec.n_classes),
-                f"{name} answers {images} images with shape {shape} where {spec.n_classes} classes "
-                f"need ({images}, {spec.n_classes}): correct its class count or names", PoolError)
+        _check_shape(name, out, images, spec.n_classes)
     finite = torch.cat(answers).isfinite().all(1)
     bad = (~finite).sum().item()
     require(finite.all() if strict else finite.any() or _finite_on_black(model, x),
@@ -221,6 +218,12 @@ def check_answers(model: Classifier,
     require(whole, f"{name} does not answer head(features(x)), though it has both: give them "
             "other names, and it is used whole", PoolError)
     return model
+
+def _check_shape(name, out, images, classes):
+    shape = tuple(getattr(out, "shape", ()))
+    require(isinstance(out, torch.Tensor) and shape == (images, classes),
+            f"{name} answers {images} images with shape {shape} where {classes} classes "
+            f"need ({images}, {classes}): correct its class count or names", PoolError)
 
 def _state_of(model): # whether its weights were written to, and the mode of each of its parts
     writes = [p._version for p in model.parameters()]
