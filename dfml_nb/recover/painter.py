@@ -6,7 +6,7 @@
 __all__ = ['Precision', 'UpConv', 'Generator', 'has_bfloat16', 'wants_bfloat16', 'multiplying']
 
 # %% ../../nbs/recover/painter.ipynb #ba170004
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -87,11 +87,17 @@ def wants_bfloat16(precision: Precision,
     on_cpu = torch.device(device).type == "cpu"
     return precision == "bfloat16" or precision == "auto" and on_cpu and has_bfloat16()
 
+@contextmanager
 def multiplying(device,          # of the work
                 half: bool):     # products in bfloat16
     "A context of products in bfloat16, or of none that differ."
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16) if half else nullcontext()
+    try:
+        with torch.autocast(kind, torch.bfloat16) if half else nullcontext():
+            yield
+    finally:
+        if half:    # within another autocast, halves of weights would outlive their next step
+            torch.clear_autocast_cache()
 
 # %% ../../nbs/recover/painter.ipynb #c4735d27
 FACTS = 64   # numbers about each class
