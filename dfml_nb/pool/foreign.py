@@ -6,14 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/pool/foreign.ipynb #040df35f
-import json, shlex, sys
+import json, shlex
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..adopt import normalisers
-from ..core import PoolError, fork_seed, require, spelled
+from ..adopt import normalisers, unmoved
+from ..core import PoolError, fork_seed, require
+from ..listing import say as say_note
 from ..own import real_looking
 from .beside import normalised_otherwise, said_otherwise, tables_of
 from .choose import plain_name, shown_name
@@ -74,9 +75,6 @@ def _room(want) -> int: # bytes
     "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."
     return 10 * 8 * sum(v.numel() for v in want.values()) + 2**26
 
-def say_note(note):
-    print(spelled(note), file=sys.stderr, flush=True)
-
 def _floats(file, *values):
     "Each as a list of numbers."
     try:
@@ -91,7 +89,7 @@ UNTOLD = ("its answers depend on random numbers that are drawn while it is built
           "trained (nn.ModuleList, register_buffer), and save its weights anew")
 
 def _asked(model, x):
-    with fork_seed("asked"), torch.no_grad():
+    with unmoved(model):
         return model(x)
 
 def _check_told(model, spec, weights, factories):

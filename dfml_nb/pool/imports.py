@@ -15,9 +15,10 @@ from safetensors.torch import save
 
 from ..core import PoolError, at_home, progress, require
 from .add import add_models, describe
+from ..listing import say as say_note
 from .choose import model_files
 from .files import brief
-from .foreign import read_foreign, say_note
+from .foreign import read_foreign
 from .hub import WHOLE
 from .numbers import checksum
 from .pool import Pool
