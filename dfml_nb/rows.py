@@ -240,6 +240,8 @@ def ablation_rows(): # yields experiments
     for row, settings in purer.items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings,
                          PURER_BEFORE)
+    yield Experiment("ablation_purer", "long", "cifar_fs", "purer", "fine_tune",
+                     cpu={"outer_steps": 4500})
     for n in (5, 10, 20):
         yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", "fine_tune",
                          cpu=SHORT_FREE, models=n)
