@@ -11,13 +11,13 @@ import json
 import os
 import sys
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import torch
 from fastcore.basics import patch
 
 from .claims import sweep
+from .logs import LINE, LOG, lines_of
 from .core import (RunError, atomic_write, load_json, plain, require, save_json, stable_seed,
                           to_disk)
 
@@ -108,10 +108,6 @@ def check_exists(self: RunFolder):
     require(there, f"{self.path} was deleted or moved while the run was going on: put it back, "
                    "or give another folder, and type the same command again", RunError)
 
-# %% ../nbs/runs.ipynb #0e5c1a18
-LINE = 2**20     # characters of a row, at most
-LOG = 2**32      # bytes of a log
-
 # %% ../nbs/runs.ipynb #0e5c1a2a
 @patch
 def log(self: RunFolder, **row): # one event, which becomes one JSON line
@@ -127,37 +123,13 @@ def log(self: RunFolder, **row): # one event, which becomes one JSON line
 @patch
 def rows(self: RunFolder) -> list: # of dicts, each with its step
     "The log, without what is no row. Raises `RunError`."
-    return [row for row, _ in self._lines()]
+    return [row for row, _ in lines_of(self.log_file)]
 
 @patch
 def cut(self: RunFolder, first: int): # a step
     "Drop the rows of this step and of later ones, and what is no row. Raises `RunError`."
-    kept = "".join(line for row, line in self._lines() if row["step"] < first)
+    kept = "".join(line for row, line in lines_of(self.log_file) if row["step"] < first)
     atomic_write(self.log_file, lambda part: part.write_text(kept, encoding="utf-8"))
-
-@patch
-def _lines(self: RunFolder) -> list: # of (row, the line that it stands in)
-    if not self.log_file.exists(): return []
-    usable = self.log_file.is_file() and self.log_file.stat().st_size <= LOG
-    require(usable, f"{self.log_file} cannot be read, for it is no ordinary file, or longer than "
-                    f"{LOG >> 30} GB: delete it", RunError)
-    found = []
-    try:
-        with open(self.log_file, encoding="utf-8", errors="replace") as f:
-            for line in iter(partial(f.readline, LINE), ""):
-                row = _row(line)
-                if row:
-                    found.append((row, line))
-    except OSError as e:
-        raise RunError(f"{self.log_file} cannot be read ({e}): delete it") from e
-    return found
-
-def _row(line: str) -> dict: # None if it is no row
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 # %% ../nbs/runs.ipynb #0e5c1a20
 CHECKPOINT = "checkpoint_{:08d}.pt"   # of a step
