@@ -262,20 +262,20 @@ def write_json(file, record: dict):
         save_json(file, record)
         print(f"written: {file}")
 
-def check_place(file):
-    "Raises `RunError` if what a command finds would take the place of something else there."
-    from dfml_nb.core import RunError, check_target, load_json
-    if not file: return
-    check_target(file)
-    if not Path(file).exists() or not Path(file).stat().st_size: return
-    other = RunError(f"{file} is there already, and is no result of this command's kind: "
-                     "name another file, or take it away")
+def is_result(file) -> bool:
+    "Whether it is what a command has found and written."
+    from dfml_nb.core import RunError, load_json
     try:
         found = load_json(file)
-    except RunError as e:
-        raise other from e
-    if not isinstance(found, dict) or not found.keys() & {"test", "rows"}:
-        raise other
+    except RunError:
+        return False
+    return isinstance(found, dict) and not found.keys().isdisjoint({"test", "rows"})
+
+def check_place(file): # a name, or None
+    "Raises `RunError` if what a command finds would take the place of something else there."
+    from dfml_nb.core import check_target
+    if file:
+        check_target(file, is_result, "result of this command's kind")
 
 def read_trust(file, # of screen
                pool

@@ -34,10 +34,17 @@ def at_home(path     # as somebody wrote it
            ) -> Path: # `~` is the home folder, as in a shell
     return Path(os.path.expanduser(path))
 
-def check_target(path): # of a file to write
-    "Raises `RunError` for a folder, a device or a pipe: no file may take the place of /dev/null."
+def check_target(path,           # of a file to write
+                 known=None,     # function of the path: may what is there be replaced? None: yes
+                 what: str = ""  # such a thing is, for the message
+                ):
+    """Raises `RunError` for a folder, a device or a pipe, since no file may take the place of
+    /dev/null, and for a file that holds something else than what is known."""
     free = os.path.isfile(path) or not os.path.exists(path)
     require(free, f"{path} is no ordinary file, and stays as it is: name another", RunError)
+    if known is None or not os.path.exists(path) or not os.path.getsize(path): return
+    require(known(path), f"{path} is there already, and is no {what}: name another file, or take "
+            "it away", RunError)
 
 # %% ../nbs/disk.ipynb #7da0c576
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8] # this machine, in names of files

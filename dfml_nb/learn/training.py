@@ -124,17 +124,17 @@ def read_checked(path, factories) -> tuple: # as read_model
     return model, info
 
 # %% ../../nbs/learn/training.ipynb #4a1f12b3
-def check_learner_place(path): # where a model shall be written
-    "Raises `RunError` if that would take the place of something that is no file of `save_model`."
-    check_target(path)
-    if not os.path.exists(path) or not os.path.getsize(path): return
+def is_learner(path) -> bool:
+    "Whether it is a file of `save_model`."
     try:
         with NumberFile(path, links=True) as f:
-            known = "dfml_nb" in f.about
+            return "dfml_nb" in f.about
     except (OSError, NumbersError):
-        known = False
-    require(known, f"{path} is there already, and is no learner: name another file, or take it "
-            "away", RunError)
+        return False
+
+def check_learner_place(path): # where a model shall be written
+    "Raises `RunError` if that would take the place of something that is no file of `save_model`."
+    check_target(path, is_learner, "learner")
 
 # %% ../../nbs/learn/training.ipynb #358c1b87
 class Callback:
