@@ -13,7 +13,7 @@ import os
 import sys
 from functools import partial
 from inspect import signature
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 from fastcore.docments import docments
 
@@ -33,6 +33,7 @@ def separated(text: str, # 'a,b'
         wanted = dict(int="whole numbers", float="numbers")[each.__name__]
         raise argparse.ArgumentTypeError(f"takes {wanted} separated by commas, not {text!r}")
 
+# %% ../nbs/cli.ipynb #69ca4735
 def reading(kind,          # type of a parameter
             by_place: bool # whether it is a word without a name
            ) -> dict:      # arguments of add_argument
@@ -49,6 +50,7 @@ def reading(kind,          # type of a parameter
         return dict(type=partial(separated, kind=kind))
     return dict(type=os.path.expanduser if kind is str else kind)
 
+# %% ../nbs/cli.ipynb #69ca4738
 def help_text(comment: str, # of the parameter
               default
              ) -> str:
@@ -58,16 +60,23 @@ def help_text(comment: str, # of the parameter
     silent = default is None or isinstance(default, bool)
     return comment if silent else f"{comment} (default: {default})"
 
+# %% ../nbs/cli.ipynb #69ca4739
+def type_and_help(annotation) -> tuple: # (type, its help or None)
+    "What stands behind the colon of a parameter."
+    return get_args(annotation) if get_origin(annotation) is Annotated else (annotation, None)
+
 # %% ../nbs/cli.ipynb #81521c31
 OPTIONS = dict(settings="set")     # those that are called otherwise than their parameter
 
 def add_parameter(parser: argparse.ArgumentParser,
                   param,       # as in a signature
-                  comment: str # beside it
+                  comment: str # beside it, or None
                  ):
     "A parameter of a command: by its name, or by its place if Python takes it so."
     by_place = param.kind is param.POSITIONAL_OR_KEYWORD
-    how = reading(param.annotation, by_place)
+    kind, said = type_and_help(param.annotation)
+    comment = comment or said
+    how = reading(kind, by_place)
     if by_place:
         parser.add_argument(param.name, metavar=param.name.upper(), help=comment, **how)
         return
@@ -78,6 +87,7 @@ def add_parameter(parser: argparse.ArgumentParser,
         how.update(default=param.default, help=help_text(comment, param.default))
     parser.add_argument(f"--{option}", dest=param.name, **how)
 
+# %% ../nbs/cli.ipynb #81521c32
 def parser() -> argparse.ArgumentParser:
     "The command line of `dfml`."
     about = "Data-free meta-learning: from a pool of pre-trained classifiers to a few-shot learner."
@@ -115,6 +125,7 @@ def one_run(command: str, copies: int, device, workers):
         with contextlib.redirect_stdout(heard):
             yield
 
+# %% ../nbs/cli.ipynb #c68b7401
 def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
     "Run a command; what went wrong becomes a sentence on the error stream."
     from dfml_nb.core import DFMLError

@@ -6,524 +6,19 @@
 __all__ = []
 
 # %% ../nbs/commands.ipynb #0fc25781
-import contextlib
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Literal
 
-# %% ../nbs/commands.ipynb #49c0cd39
-Budget = Literal["paper", "cpu", "demo", "smoke"]
+from .learner_commands import (CHOOSE, free_record, open_learner, place_mark, read_trust,
+                                      record_file, test, test_images, test_table, train)
+from .options import (Budget, Device, Quiet, Root, Seed, Workers, check_numbers,
+                             check_place, json_names, open_pool, parse_settings, parse_value,
+                             read_factories, read_names, write_json)
+from .pool_commands import (accuracies, audit, check, import_files, inspect, pool_budget,
+                                   pool_folder, pretrain, screen)
 
-def pretrain(*,
-             # cifar_fs, mini_imagenet, cub, omniglot, digits, glyphs, a folder's name under ROOT,
-             # or a path such as ./mine
-             data: str,
-             out: str,               # folder of the pool; models already there are kept
-             # folder of data sets; default $DFML_DATA, then the user's cache folder
-             root: str = None,
-             size: int = None,       # side in pixels to bring images to; needed if not square
-             channels: int = None,   # 1: images in grey, 3: in colour; default: as they are
-             # conv4, conv4_pool, conv4_64, resnet10, resnet18, resnet50, vit, torchvision:NAME,
-             # timm:NAME, or with --factory any name
-             arch: str = "conv4",
-             factory: str = None,    # of a network of one's own: MODULE:FUNCTION
-             models: int = None,     # number of teachers; default: the budget's
-             way: int = 5,           # classes of each teacher
-             # how much is computed; paper: 100 teachers by the papers' recipe, of Conv4s and images
-             # of 32 pixels an hour or two on a CPU core, of 84 pixels days
-             budget: Budget = "cpu",
-             seed: int = 0,          # fixes all randomness
-             device: str = "auto",   # auto, cpu, cuda, mps
-             workers: int = None,     # processes on a CPU; default: one a core, if worth it
-             quiet: bool = False     # no progress bars
-            ):                       # the pool
-    "Train a pool of teachers, each on `way` random meta-train classes of a data set."
-    from dfml_nb.data import load_data
-    from dfml_nb.pool.pretrain import pretrain_pool
-    chosen = pool_budget(budget, models)
-    if not quiet:
-        changes = ", ".join(f"{k} = {v}" for k, v in chosen.items())
-        print(f"budget {budget}: {changes}", file=sys.stderr)
-    images = load_data(data, root, size=size, channels=channels, quiet=quiet)
-    factories = read_factories(factory and [factory], [arch])
-    how = dict(way=way, arch=arch, seed=seed, device=device, workers=workers, quiet=quiet,
-               factories=factories)
-    with pool_folder(out):
-        pool = pretrain_pool(images, out, **how, **chosen)
-    print(f"{len(pool)} teachers in {out}: held-out accuracy {accuracies(pool)}")
-    return pool
-
-# %% ../nbs/commands.ipynb #b2795c03
-def pool_budget(budget: str,  # a name
-                models: int   # number of teachers, or None for the budget's
-               ) -> dict:     # arguments of pretrain_pool
-    "What a budget says about a pool. Raises `SettingsError`."
-    from dfml_nb.core import require
-    from dfml_nb.table import POOL_BUDGETS
-    known = ", ".join(POOL_BUDGETS)
-    require(budget in POOL_BUDGETS, f"unknown budget {budget!r}: use one of {known}")
-    chosen = dict(POOL_BUDGETS[budget])
-    if models is not None:
-        chosen["n_models"] = models
-    return chosen
-
-@contextlib.contextmanager
-def pool_folder(out: str):
-    "Within the block a folder is this run's alone; at the end it is swept."
-    from dfml_nb.ranks import rank
-    from dfml_nb.claims import claimed, sweep
-    if rank() > 0:           # the first one sees to it
-        yield
-        return
-    with claimed(out):
-        yield
-        sweep(out)
-
-def accuracies(pool) -> str:
-    "Held-out accuracy of the teachers, in words."
-    percent = [100 * s.accuracy for s in pool.specs]
-    mean = sum(percent) / len(percent)
-    return f"{min(percent):.1f} to {max(percent):.1f}%, mean {mean:.1f}%"
-
-# %% ../nbs/commands.ipynb #7088a96a
-def import_files(files: str,       # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
-                 *,
-                 out: str,         # folder of the pool; models already there are kept
-                 # of all files: conv4, conv4_pool, conv4_64, resnet10, resnet18, resnet50, vit,
-                 # torchvision:NAME, timm:NAME, hf:FOLDER, or with --factory any name
-                 arch: str,
-                 size: int,        # side of their input images in pixels
-                 # of their normalisation, one number a channel, for images in [0, 1],
-                 # for example .485,.456,.406
-                 mean: tuple[float, ...],
-                 std: tuple[float, ...], # the same for the deviation
-                 classes: int = None, # number of outputs
-                 # what the outputs mean, in order, separated by commas, or a file with one a
-                 # line; needed for comparing teachers
-                 names: list[str] = None,
-                 # one word for where the classes come from; equal names in equal domains
-                 # are one class
-                 domain: str = None,
-                 # argument of the architecture, for example filters=64; may be repeated
-                 arch_arg: dict = None,
-                 # of a network of one's own: MODULE:FUNCTION, for example my_nets:Friday for
-                 # Friday in my_nets.py
-                 factory: str = None,
-                 name: str = None, # of the model of one file; default: the file's name
-                 # where the weights lie in the file, if there are several: for example model_ema
-                 key: str = None,
-                 ema: bool = False, # take the averaged weights (EMA) that lie beside the others
-                 recursive: bool = False, # all files of all folders below
-                 skip_bad: bool = False, # import the good files of a folder, and name the others
-                 quiet: bool = False # no progress bars
-                ):                 # the pool
-    "Put somebody's model files into a pool; checked, never run, and of a folder all or none."
-    from dfml_nb.core import require
-    from dfml_nb.pool.imports import import_folder, import_model
-    from dfml_nb.pool.pool import Pool
-    how_many = "say how many classes the models have (--classes), or what they are (--names)"
-    hub = arch.startswith("hf:")
-    require(classes or names or hub, how_many)
-    factories = read_factories(factory and [factory], [arch]) or {}
-    about = dict(size=size, mean=mean, std=std, key=key, ema=ema)
-    about.update(n_classes=classes, class_names=read_names(names), domain=domain)
-    about.update(arch_args=arch_arg or {}, factory=factories.get(arch))
-    if Path(files).is_dir() and not hub:
-        require(not name, "--name is for one file: a folder's models have the names of its files")
-        how = dict(recursive=recursive, skip_bad=skip_bad)
-        import_folder(out, files, arch, quiet=quiet, **how, **about)
-    else:
-        import_model(out, files, arch, name=name, **about)
-    pool = Pool(out, factories)
-    print(f"{out}: {pool}")
-    return pool
-
-# %% ../nbs/commands.ipynb #0a770002
-def read_factories(words: list, # of [NAME=]MODULE:FUNCTION, or None
-                   names: list  # of architectures; one without NAME belongs to the only unknown one
-                  ) -> dict:    # name → factory, or None
-    "Factories from the command line. Raises `SettingsError`."
-    from dfml_nb.core import require
-    from dfml_nb.nets import ARCHS
-    from dfml_nb.zoo import factory_at, from_zoo
-    unknown = sorted({n for n in names if n not in ARCHS and not from_zoo(n)})
-    if len(names) == 1:
-        unknown = names
-    factories = {}
-    for word in words or []:
-        name, _, place = word.rpartition("=")
-        which = f"say whose factory {place} is: --factory NAME={place}, of {', '.join(unknown)}"
-        require(name or len(unknown) == 1, which if unknown else
-                f"all architectures here are known: leave --factory {place} out")
-        factories[name or unknown[0]] = factory_at(place)
-    return factories or None
-
-def open_pool(path, factory: list): # as in read_factories
-    "A pool, with the factories that a command was given."
-    from dfml_nb.pool.pool import Pool
-    pool = Pool(path)
-    factories = read_factories(factory, [s.arch for s in pool.specs])
-    return Pool(path, factories) if factories else pool
-
-def open_learner(path, factory: list, device): # as in read_factories
-    "A learner, with the factories that a command was given."
-    from dfml_nb.learn.training import archs_in
-    from dfml_nb.recipes import DataFreeMetaLearner, learner_file
-    names = archs_in(learner_file(path))
-    factories = read_factories(factory, names * 2)  # not even an only one is unknown if it is known
-    return DataFreeMetaLearner.load(path, device, factories)
-
-# %% ../nbs/commands.ipynb #c9146cbf
-def read_names(names: list # words, or one file with a word a line, or a list in JSON; or None
-              ) -> list:
-    "What outputs mean. Raises `SettingsError` if a file is not there or cannot be read."
-    from dfml_nb.core import SettingsError, require
-    if not names or len(names) > 1:
-        return names
-    file = Path(names[0])
-    ending = file.suffix.lower()
-    if not file.is_file():
-        meant = ending in (".txt", ".json", ".csv") or len(file.parts) > 1
-        require(not meant, f"there is no file {file} with names of classes")
-        return names
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        if ending == ".json":
-            return json_names(json.loads(text), file)
-    except (OSError, ValueError) as e:
-        why = f"{file} cannot be read as a file of names, one a line"
-        raise SettingsError(f"{why} ({type(e).__name__}): save it as text in UTF-8") from e
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-def json_names(names, file):
-    from dfml_nb.core import require
-    listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
-    require(listed, f"{file} is no list of names in JSON: write [\"cat\", \"dog\"], or one a line "
-            "in a .txt")
-    return names
-
-# %% ../nbs/commands.ipynb #d2105146
-def inspect(file: str,         # a .pt, .pth, .safetensors … file; nothing in it is run
-            *,
-            all_: bool = False # name every tensor
-           ) -> str:           # what was printed
-    "Say what a file of weights holds, which architectures fit, and how to import it."
-    from dfml_nb.pool.inspect import inspect_file
-    said = inspect_file(file, all_)
-    print(said)
-    return said
-
-# %% ../nbs/commands.ipynb #739983ac
-def check(pool: str,          # folder of the pool
-          *,
-          # of networks of one's own: [NAME=]MODULE:FUNCTION, several separated by commas
-          factory: list[str] = None,
-          quiet: bool = False # no progress bars
-         ):
-    "Load every model of a pool once; print a table; fail if anything is wrong."
-    from dfml_nb.core import RunError, require
-    from dfml_nb.pool.check import check_pool, pool_table
-    factories = open_pool(pool, factory).factories
-    rows = check_pool(pool, strict=False, factories=factories, quiet=quiet)
-    print(pool_table(rows))
-    bad = [r["name"] for r in rows if not r["ok"]]
-    which = ", ".join(bad[:5])
-    require(not bad, f"{len(bad)} of {len(rows)} models cannot be used: {which}", RunError)
-
-# %% ../nbs/commands.ipynb #dcb79ffc
-def screen(pool: str,           # folder of the pool
-           *,
-           out: str = None,     # JSON to write, for dfml train --trust
-           factory: list[str] = None, # of networks of one's own, as in dfml check
-           seed: int = 0,       # fixes all randomness
-           device: str = "auto", # auto, cpu, cuda, mps
-           quiet: bool = False  # no progress bars
-          ) -> list:            # one row a teacher
-    "Score every teacher of a pool without data; prints a table, writes how far to trust each."
-    from dfml_nb.core import versions
-    from dfml_nb.recover.screen import screen as screen_pool, screen_table, trust_weights
-    check_place(out)
-    rows = screen_pool(open_pool(pool, factory), seed=seed, device=device, quiet=quiet)
-    names = [r["name"] for r in rows]
-    try:      # what took long is kept before it is shown, and shown even if it cannot be kept
-        trust = dict(zip(names, trust_weights(rows)))
-        write_json(out, dict(trust=trust, rows=rows, seed=seed, versions=versions()))
-    finally:
-        print(screen_table(rows))
-    return rows
-
-# %% ../nbs/commands.ipynb #a9325e0f
-def write_json(file, record: dict):
-    "Write what a command found, if somebody wants it (`file` is a name), and say so."
-    from dfml_nb.core import save_json
-    if file:
-        save_json(file, record)
-        print(f"written: {file}")
-
-def is_result(file) -> bool:
-    "Whether it is what a command has found and written."
-    from dfml_nb.core import RunError, load_json
-    try:
-        found = load_json(file)
-    except RunError:
-        return False
-    return isinstance(found, dict) and not found.keys().isdisjoint({"test", "rows"})
-
-def check_place(file): # a name, or None
-    "Raises `RunError` if what a command finds would take the place of something else there."
-    from dfml_nb.core import check_target
-    if file:
-        check_target(file, is_result, "result of this command's kind")
-
-def read_trust(file, # of screen
-               pool
-              ) -> list: # one weight a teacher
-    "The weights for the draw of teachers. Raises `RunError`, `SettingsError`."
-    from dfml_nb.core import load_json, require
-    trust = load_json(file)
-    trust = trust.get("trust") if isinstance(trust, dict) else None
-    make = f"make it with `dfml screen POOL --out {file}`"
-    require(isinstance(trust, dict), f"{file} holds no trust: {make}")
-    missing = [s.name for s in pool.specs if s.name not in trust]
-    some = ", ".join(missing[:3])
-    require(not missing, f"{file} says nothing about {some}: it was made for another pool")
-    return [trust[s.name] for s in pool.specs]
-
-# %% ../nbs/commands.ipynb #354ded15
-def audit(pool: str,           # folder of the pool, made by dfml pretrain
-          *,
-          data: str,           # name, or path, of the data set it was trained on
-          # folder of data sets; default $DFML_DATA, then the user's cache folder
-          root: str = None,
-          size: int = None,    # side in pixels to which images are brought; default: the pool's
-          recover: Literal["pixels", "generator"] = "pixels", # how images are recovered
-          teachers: int = None, # audit the first so many; default all
-          factory: list[str] = None, # of networks of one's own, as in dfml check
-          out: str = None,     # JSON to write
-          seed: int = 0,       # fixes all randomness
-          quiet: bool = False  # no progress bars
-         ) -> list:            # of rows: all teachers, control, then each teacher
-    "Compare images recovered from a pool with its own; says if they come closer than chance."
-    from dfml_nb.core import versions
-    from dfml_nb.data import load_data
-    from dfml_nb.recover.audit_pool import audit_pool
-    from dfml_nb.recover.audit_teacher import audit_table, verdict
-    from dfml_nb.recover.members import AuditSettings
-    check_place(out)
-    pool = open_pool(pool, factory)
-    first = pool.specs[0]
-    images = load_data(data, root, size=size or first.size, channels=first.channels, quiet=quiet)
-    rows = audit_pool(pool, images, recover, teachers, AuditSettings(seed=seed), quiet)
-    try:
-        write_json(out, dict(data=data, recover=recover, rows=rows, versions=versions()))
-    finally:
-        print(audit_table([r for r in rows if r["name"] in ("all teachers", "control")]))
-        print(verdict(rows)["says"])
-    return rows
-
-# %% ../nbs/commands.ipynb #f2e51cc4
-def parse_settings(pairs,       # ['name=value', …], or None
-                   option="--set" # that they were given to
-                  ) -> dict:    # name → value, numbers and true/false understood
-    "Settings from the command line. Raises `SettingsError`."
-    from dfml_nb.core import require
-    settings = {}
-    for pair in pairs or []:
-        name, eq, value = pair.partition("=")
-        require(name and eq, f"{option} takes NAME=VALUE, not {pair!r}")
-        settings[name] = parse_value(value)
-    return settings
-
-# %% ../nbs/commands.ipynb #8a40f327
-def parse_value(text: str): # number, true, false, list, or the text itself
-    "What somebody means by a word."
-    for read in (json.loads, float):   # .5 and 2. are no JSON
-        try:
-            return read(text)
-        except ValueError:
-            pass
-    return text
-
-# %% ../nbs/commands.ipynb #b2147d4d
-def train(*,
-          pool: str,              # folder of the pool
-          out: str,               # run folder; the same command goes on where it stopped
-          # the method: free, purer, pool_distill, pool_r2d2, tgr, bidf_mkd, tdr, dro, ota, average,
-          # teacher, pool_centroid, random, maml_oracle, distill_oracle
-          recipe: str = "free",
-          # exchange how tasks are recovered: five, generator, pixels, dynamic, black_box,
-          # drawn, real, or none
-          recover: str = None,
-          # exchange what is learned from them: bell, replay, maml, igr, bilevel, prototypes,
-          # interpolate, match, dro, average, ota, teacher, pool_centroid, several separated by
-          # commas, r2d2 as the last of several, or none
-          learn: list[str] = None,
-          # exchange how teachers are drawn: random, up_to, all_once, groups, policy, or none
-          draw: str = None,
-          shot: int = 1,          # support images a class in training episodes
-          budget: Budget = "cpu", # how much is computed
-          settings: dict = None,  # change one setting of the recipe; may be repeated
-          # of dfml screen --out: how often each teacher is drawn (free, purer, bidf_mkd),
-          # or which are left out (pool_distill, pool_r2d2)
-          trust: str = None,
-          factory: list[str] = None, # of networks of one's own, as in dfml check
-          seed: int = 0,          # fixes all randomness
-          device: str = "auto",   # auto, cpu, cuda, mps
-          workers: int = None,     # processes on a CPU; default: one a core, if worth it
-          quiet: bool = False     # no progress bars
-         ):                       # the learner
-    "Learn a meta-model from a pool alone."
-    from dfml_nb.recipes import DataFreeMetaLearner, budget_text
-    settings = dict(settings or {})
-    if trust or factory:
-        pool = open_pool(pool, factory)
-    if trust:
-        settings.setdefault("trust", read_trust(trust, pool))
-    learn = [] if learn == ["none"] else learn
-    parts = dict(recover=recover, learn=learn, draw=draw)
-    learner = DataFreeMetaLearner(recipe, budget, shot, seed, device, **parts, **settings)
-    if not quiet:
-        print(f"budget {budget_text(budget, recipe, learner.names)}", file=sys.stderr)
-    learner.fit(pool, run=out, quiet=quiet, workers=workers)
-    seconds = ", ".join(f"{k} {v:.0f} s" for k, v in learner.clock.seconds.items())
-    said = f"trained, {seconds}" if learner.trainer.steps else "needs no training"
-    print(f"{out}: {recipe} {said}")
-    return learner
-
-# %% ../nbs/commands.ipynb #72ec7cdf
-CHOOSE = dict(last=("last",), val=("val",), all=("last", "val", "test-max"))
-
-def test(run: str,               # run folder of dfml train, or a saved learner
-         *,
-         # name of a data set, or of a folder under ROOT, or a path such as ./mine;
-         # NAME/test/CLASS/images is enough
-         data: str,
-         # folder of data sets; default $DFML_DATA, then the user's cache folder
-         root: str = None,
-         # side in pixels to which images are brought first; needed if they are not square,
-         # or of several sizes
-         size: int = None,
-         # 1 to see images in grey, 3 in colour; default: as they are, and as the learner needs
-         channels: int = None,
-         shots: tuple[int, ...] = (1, 5), # support images a class, separated by commas
-         query: int = 15,        # query images a class; fewer, if classes are small
-         way: int = None,        # classes of an episode; default 5, or the pool's if that is less
-         # how to adapt: fine_tune, icfil, centroid, centroid_own, ridge; default: the recipe's
-         adapt: str = None,
-         episodes: int = 600,    # number of episodes
-         # last model, best on meta-validation classes, or both and best on test classes
-         # (the papers' way)
-         select: Literal["last", "val", "all"] = "last",
-         factory: list[str] = None, # of networks of one's own, as in dfml check
-         out: str = None,        # JSON to write; default: in the run folder
-         seed: int = 0,          # of the episodes
-         device: str = "auto",   # auto, cpu, cuda, mps
-         workers: int = None,     # processes on a CPU; default: one a core, if worth it
-         quiet: bool = False     # no progress bars
-        ) -> dict:               # the record
-    "Test a learner on meta-test classes by the protocol; prints a table, writes a JSON record."
-    from dfml_nb.adapt.testing import result, test_learner
-    from dfml_nb.core import require, save_json
-    known = ", ".join(CHOOSE)
-    require(select in CHOOSE, f"--select must be one of {known}, not {select!r}")
-    check_numbers("--shots", shots, 1)
-    check_numbers("--query", [query], 1)
-    learner = open_learner(run, factory, device)
-    images = test_images(learner, data, root, size, channels, quiet)
-    special = dict(size=size, channels=channels)
-    kind = [images.name, adapt, way and f"way{way}", seed and f"seed{seed}"]
-    kind += [select != "last" and select, query != 15 and f"query{query}"]
-    kind += [shots != (1, 5) and "shots" + "-".join(map(str, shots))]
-    kind += [episodes != 600 and f"episodes{episodes}"]
-    kind += [v and f"{k}{v}" for k, v in special.items()]
-    place = place_mark(data, root)
-    target = Path(out) if out else free_record(record_file(Path(run), kind), place)
-    check_place(target)
-    start = time.perf_counter()
-    folder = run if Path(run).is_dir() else None
-    how = dict(n=episodes, seed=seed, run=folder, choose=CHOOSE[select], query=query, quiet=quiet)
-    rows = test_learner(learner, images, shots, way, adapt, workers=workers, **how)
-    record = result(learner, images, rows, time.perf_counter() - start)
-    record.update({k: v for k, v in dict(special, place=place).items() if v})
-    try:
-        save_json(target, record)
-    finally:
-        print(test_table(learner, rows))
-    return record
-
-# %% ../nbs/commands.ipynb #25500725
-def record_file(run: Path,  # folder or file of a learner
-                kind: list  # words for all that makes a test another one; empty ones are left out
-               ) -> Path:
-    "Where a test's record goes: each kind of test has a file of its own."
-    name = "_".join(["test", *filter(None, kind)]) + ".json"
-    return run/name if run.is_dir() else run.with_name(f"{run.stem}_{name}")
-
-def place_mark(data: str, root) -> str: # None for data that need no files
-    "A short mark of the folder in which a data set lies, which does not tell anybody its name."
-    from dfml_nb.core import stable_seed
-    from dfml_nb.data import find_folder
-    folder = find_folder(data, root)
-    return f"{stable_seed(str(folder.resolve())):016x}"[-8:] if folder.is_dir() else None
-
-def free_record(file: Path, place: str) -> Path: # file: of record_file
-    "As it is, or with the mark in its name if it is about another folder of the same name."
-    from dfml_nb.core import RunError, load_json
-    try:
-        found = load_json(file) if file.is_file() else {}
-    except RunError:              # check_place says so
-        return file
-    before = found.get("place") if isinstance(found, dict) else None
-    return file.with_stem(f"{file.stem}_{place}") if before and place and before != place else file
-
-def check_numbers(option: str, # for the message
-                  numbers,     # as given
-                  least: int):
-    "Raises `SettingsError` if one is too small."
-    from dfml_nb.core import require
-    given = ",".join(map(str, numbers))
-    wanted = f"whole numbers from {least}, separated by commas"
-    require(min(numbers) >= least, f"{option} takes {wanted}, not {given!r}")
-
-def test_images(learner, data: str, root, size, channels, quiet):
-    "Images for a test; a learner that sees colour is shown greys as colour. Raises `DataError`."
-    from dfml_nb.core import DataError, require
-    from dfml_nb.data import load_data, say
-    from dfml_nb.splits import with_channels
-    images = load_data(data, root, size=size, channels=channels, quiet=quiet)
-    needed = learner.model.channels
-    if images.channels >= needed: return images
-    needless = f"this learner sees colour: leave out --channels {channels}"
-    require(channels is None, needless, DataError)
-    say("" if quiet else f"{data}: grey images, shown as colour (--channels {needed})")
-    return with_channels(images, needed)
-
-def test_table(learner, rows: list) -> str:
-    "What came out, one line of the table for each way of selection."
-    from dfml_nb.adapt.evaluate import as_table
-    several = len({r["selection"] for r in rows}) > 1
-    lines = {}
-    for r in rows:
-        label = f"{learner.recipe}, {r['adapt']}"
-        if several:
-            label += f" ({r['selection']})"
-        lines.setdefault(label, []).append(r)
-    return as_table(lines)
-
-# %% ../nbs/commands.ipynb #42ac9845
-def list_experiments():
-    "Print every row, a table a block."
-    from dfml_nb.experiments import find_experiments
-    from dfml_nb.rows import EXPERIMENTS
-    from dfml_nb.scenarios import SCENARIOS
-    for table in dict.fromkeys(e.table for e in EXPERIMENTS.values()):
-        rows = find_experiments(table)
-        print(f"{table}: {SCENARIOS[rows[0].scenario].about}")
-        for e in rows:
-            print(f"  {e.name:42} {experiment_text(e)}")
-
+# %% ../nbs/commands.ipynb #a5400001
 def experiment_text(e) -> str:
     "One row of a table, in words."
     from dfml_nb.recipes import get_recipe
@@ -534,49 +29,17 @@ def experiment_text(e) -> str:
     brackets = f" ({', '.join(changes)})" if changes else ""
     return f"{e.recipe}, {e.adapt or get_recipe(e.recipe).adapt}{brackets}"
 
-# %% ../nbs/commands.ipynb #6d04361a
-def reproduce(names: list[str],       # all, a table, or TABLE/ROW
-              *,
-              list_: bool = False,    # name every row and do nothing
-              # how much is computed; smoke needs no data
-              budget: Literal["paper", "cpu", "smoke"] = "cpu",
-              seeds: tuple[int, ...] = (0,), # of the training, separated by commas
-              out: str = "reproduce", # pools and runs; what is there is used
-              results: str = "results", # one JSON a row and seed
-              # folder of data sets; default $DFML_DATA, then the user's cache folder
-              root: str = None,
-              # support images a class, separated by commas; what learns from episodes is trained
-              # for each
-              shots: tuple[int, ...] = (1, 5),
-              # number of test episodes; default 600, and 3 at budget smoke
-              episodes: int = None,
-              # where the rows are run: local, dask, ray; for example dask:tcp://node1:8786
-              engine: str = "local",
-              device: str = "auto",   # auto, cpu, cuda, mps
-              workers: int = None,     # processes on a CPU; default: one a core, if worth it
-              quiet: bool = False     # no progress bars
-             ):
-    "Run rows of the tables; each gives one JSON, and finished ones are not run again."
-    from dfml_nb.core import DFMLError, RunError, require
-    from dfml_nb.engines import row_jobs, run_rows
-    from dfml_nb.claims import sweep
-    if list_:
-        return list_experiments()
-    require(names, "say what to reproduce: all, a table, or TABLE/ROW; --list names them")
-    check_numbers("--shots", shots, 1)
-    check_numbers("--seeds", seeds, 0)
-    n = len(row_jobs(names, seeds))
-    how = dict(root=root, shots=shots, episodes=episodes, device=device, quiet=quiet)
-    rows = run_rows(names, budget, seeds, out, results, **how, engine=engine, workers=workers)
-    failed = []
-    for i, (name, seed, outcome) in enumerate(rows):
-        if isinstance(outcome, DFMLError):
-            failed.append(f"{name} seed {seed}")
-            print(f"{name}: {outcome}", file=sys.stderr, flush=True)
-        else:
-            print(f"{i + 1}/{n} {name} seed {seed}: {outcome_text(*outcome)}", flush=True)
-    sweep(results)
-    require(not failed, f"{len(failed)} rows failed: {', '.join(failed)}", RunError)
+# %% ../nbs/commands.ipynb #a5400003
+def list_experiments():
+    "Print every row, a table a block."
+    from dfml_nb.experiments import find_experiments
+    from dfml_nb.rows import EXPERIMENTS
+    from dfml_nb.scenarios import SCENARIOS
+    for table in dict.fromkeys(e.table for e in EXPERIMENTS.values()):
+        rows = find_experiments(table)
+        print(f"{table}: {SCENARIOS[rows[0].scenario].about}")
+        for e in rows:
+            print(f"  {e.name:42} {experiment_text(e)}")
 
 # %% ../nbs/commands.ipynb #4a5f01df
 def outcome_text(means: list,    # rows, averaged over data sets
@@ -590,16 +53,67 @@ def outcome_text(means: list,    # rows, averaged over data sets
     said = ", ".join(figures) or f"cannot run: {why}"
     return said + (f" ({seconds:.0f} s)" if new else " (record)")
 
+# %% ../nbs/commands.ipynb #a5400007
+def tell_rows(rows,   # of run_rows: (name, seed, outcome or error) …
+              n: int  # of them
+             ) -> list: # of those that failed
+    "Print what each row came to, as soon as it is there."
+    from dfml_nb.core import DFMLError
+    failed = []
+    for i, (name, seed, outcome) in enumerate(rows):
+        if isinstance(outcome, DFMLError):
+            failed.append(f"{name} seed {seed}")
+            print(f"{name}: {outcome}", file=sys.stderr, flush=True)
+        else:
+            print(f"{i + 1}/{n} {name} seed {seed}: {outcome_text(*outcome)}", flush=True)
+    return failed
+
+# %% ../nbs/commands.ipynb #a540000a
+def check_rows(names: list, shots: tuple, seeds: tuple): # as of the command
+    "Raises `SettingsError` for what nothing can be reproduced with."
+    from dfml_nb.core import require
+    require(names, "say what to reproduce: all, a table, or TABLE/ROW; --list names them")
+    check_numbers("--shots", shots, 1)
+    check_numbers("--seeds", seeds, 0)
+
+# %% ../nbs/commands.ipynb #6d04361a
+def reproduce(names: list[str],       # all, a table, or TABLE/ROW
+              *,
+              list_: bool = False,    # name every row and do nothing
+              # how much is computed; smoke needs no data
+              budget: Literal["paper", "cpu", "smoke"] = "cpu",
+              seeds: tuple[int, ...] = (0,), # of the training, separated by commas
+              out: str = "reproduce", # pools and runs; what is there is used
+              results: str = "results", # one JSON a row and seed
+              root: Root = None,
+              # support images a class, separated by commas; what learns from episodes is trained
+              # for each
+              shots: tuple[int, ...] = (1, 5),
+              episodes: int = None,   # number of test episodes; default 600, and 3 at budget smoke
+              # where the rows are run: local, dask, ray; for example dask:tcp://node1:8786
+              engine: str = "local",
+              device: Device = "auto", workers: Workers = None, quiet: Quiet = False
+             ):
+    "Run rows of the tables; each gives one JSON, and finished ones are not run again."
+    from dfml_nb.claims import sweep
+    from dfml_nb.core import RunError, require
+    from dfml_nb.engines import row_jobs, run_rows
+    if list_:
+        return list_experiments()
+    check_rows(names, shots, seeds)
+    how = dict(root=root, shots=shots, episodes=episodes, device=device, quiet=quiet)
+    rows = run_rows(names, budget, seeds, out, results, **how, engine=engine, workers=workers)
+    failed = tell_rows(rows, len(row_jobs(names, seeds)))
+    sweep(results)
+    require(not failed, f"{len(failed)} rows failed: {', '.join(failed)}", RunError)
+
 # %% ../nbs/commands.ipynb #8eb42c92
 def demo(*,
          out: str = "dfml_demo",  # folder for everything the demo makes
          budget: Budget = "demo", # how much is computed
          data: str = "glyphs",    # name of a data set
          episodes: int = 200,     # number of test episodes
-         seed: int = 0,           # fixes all randomness
-         device: str = "auto",    # auto, cpu, cuda, mps
-         workers: int = None,     # processes on a CPU; default: one a core, if worth it
-         quiet: bool = False      # no progress bars
+         seed: Seed = 0, device: Device = "auto", workers: Workers = None, quiet: Quiet = False
         ) -> dict:                # name → record
     "The whole way in minutes, from teachers to figures; tells it, writes pictures and JSON."
     from dfml_nb.core import pick_device

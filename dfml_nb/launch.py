@@ -65,6 +65,7 @@ def raise_once():
         raise Stopped(number)
     return stop
 
+# %% ../nbs/launch.ipynb #f97366a5
 @contextlib.contextmanager
 def stoppable(command="",    # for the sentence
               patience=.6):  # seconds between the signal and a hard end
@@ -72,7 +73,8 @@ def stoppable(command="",    # for the sentence
     here, there = socket.socketpair()
     there.setblocking(False)
     wakeup = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=watch, args=(here, patience, command), daemon=True).start()
+    with contextlib.suppress(RuntimeError):   # where no thread may be started
+        threading.Thread(target=watch, args=(here, patience, command), daemon=True).start()
     handlers = {number: signal.getsignal(number) for number in STOPS}
     heard = [number for number in STOPS if handlers[number] != signal.SIG_IGN]
     stop = raise_once()
