@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from ..core import rng
-from .bell import distill_loss, lessons
-from .maml import inner_loop
+from .distillation import distill_loss, lessons
+from .loops import inner_loop
 from ..many import One
 from ..nets import Classifier, batch_mode, call, gradients
 from ..parts import LEARN, Learn, Positive, Settings, Whole, part

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from .bell import distill_loss, lessons_of_step
+from .distillation import distill_loss, lessons_of_step
 from ..nets import Classifier, batch_mode, call, gradients
 from ..parts import LEARN, Learn, NotNegative, Settings, Whole, part
 from ..recover.inversion import check_terms

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from .bell import distill_loss
+from .distillation import distill_loss
 from ..many import One
 from ..nets import Classifier, batch_mode, gradients
 from ..parts import LEARN, Count, Learn, Settings, part
