@@ -6,7 +6,6 @@
 __all__ = ['MatchSettings', 'Match']
 
 # %% ../../nbs/learn/match.ipynb #dd19df17
-import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -14,17 +13,17 @@ import torch
 from fastcore.basics import patch
 
 from ..core import fork_seed, require, rng
-from .answers import as_embedding, match_terms, pool_answers
-from .fusion import whitening
-from .mixed_views import ViewSettings, make_views
-from ..nets import Classifier, build_classifier
-from ..parts import LEARN, Bound, Count, Learn, NotNegative, Positive, Settings, Share
-from ..parts import Whole, part
-from ..ranks import n_ranks, share, take_over
-from ..recover.drawn import drawn_images
+from .answers import as_embedding
+from .mixed_views import ViewSettings
+from .pool_centroid import whitening
+from .questions import Asking
+from .student import new_student, one_cycle, student_step
+from ..nets import Classifier
+from ..parts import LEARN, Bound, Count, NotNegative, Positive, Settings, Share, Whole, part
+from ..ranks import take_over
 from ..recover.inversion import check_terms
-from ..recover.painter import Precision, multiplying, wants_bfloat16
-from ..splits import to_bytes, to_float
+from ..recover.painter import Precision, wants_bfloat16
+from ..splits import to_float
 
 # %% ../../nbs/learn/match.ipynb #42974a52
 @dataclass
@@ -65,45 +64,24 @@ class MatchSettings(Settings):
 
 # %% ../../nbs/learn/match.ipynb #ae46ee9b
 @part(LEARN, "match")
-class Match(Learn):
+class Match(Asking):
     "One network that answers like the whole pool; of this project."
     Settings = MatchSettings
     owns = True
-    needs = "images"
-    ask = 1000    # views asked about in one step of the run
     chunk = 100   # student's steps in one step of the run
 
     def __init__(self, s: MatchSettings, given):
         view = s.view.suited(given, "match")
         super().__init__(replace(s, view=view, mirror=s.mirror and given.mirror), given)
         self.half = wants_bfloat16(s.precision, given.device)
-        self.ways = [given.pool.specs[j].n_classes for j in given.places]
         outputs = sum(self.ways)
-        self.student = self.new_student(outputs)
+        self.student = new_student(given, outputs, s.hidden)
         self.opt = torch.optim.Adam(self.student.parameters(), s.lr)
-        self.views = []                        # blocks of bytes (n, C, H, W)
-        self.answers = []                      # and what the pool says to each (n, outputs)
-        self.middle = torch.zeros(outputs)     # mean of the answers
-        self.unit = torch.ones(())             # and their deviation
-        self.wanted = None                     # all views and what to answer, see `targets`
-        self.questions = -(-s.views // self.ask)
         self.after = self.questions - (-s.steps // self.chunk)
         self.measured = max(2000, 4 * outputs) # views on which whitening is measured
         self.finished = False
 
 # %% ../../nbs/learn/match.ipynb #0b3ce1c1
-@patch
-def new_student(self: Match,
-                outputs: int  # how many answers it gives
-               ) -> Classifier:
-    "The student before it has learned anything."
-    given = self.given
-    pool = given.pool
-    student = build_classifier("embedding", pool.way, pool.channels, given.size, tuple(pool.mean),
-                               tuple(pool.std), seed=(given.seed, "student"), of=given.arch,
-                               dim=outputs, hidden=self.s.hidden, factories=pool.factories)
-    return student.to(given.device)
-
 @patch
 def step(self: Match,
          i: int,      # number of the step
@@ -118,96 +96,7 @@ def step(self: Match,
         return self.question(k)
     return self.study(i, k - self.questions)
 
-# %% ../../nbs/learn/match.ipynb #8deddcb8
-@patch
-def images(self: Match,
-           gen,              # torch.Generator on the CPU
-           n: int            # views that will be made of them
-          ) -> torch.Tensor: # (N, C, H, W), bytes
-    "The images that a block of views is made of: recovered ones, or `n` of which some are drawn."
-    given = self.given
-    if not self.s.drawn:
-        return given.store.batch(gen, n)
-    leaves = max(1, round(n * self.s.drawn))
-    leaves = to_bytes(drawn_images(leaves, given.size, gen, given.channels))
-    if self.s.drawn == 1:
-        return leaves
-    found = given.store.batch(gen, n)
-    pick = torch.randint(len(found), (n - len(leaves),), generator=gen)
-    return torch.cat([leaves, found[pick]])
-
-@patch
-def question(self: Match,
-             k: int   # number of the block of views
-            ) -> dict: # what to log
-    "Make some views and write down what the pool says to them."
-    gen = rng(self.given.seed, "views", k)
-    n = min(self.ask, self.s.views - k * self.ask)
-    x = make_views(self.images(gen, n), n, gen, self.s.view)
-    self.views.append(x)
-    self.answers.append(self.everybody(x).half())
-    return dict(views=sum(map(len, self.views)))
-
-@patch
-def everybody(self: Match,
-              x                 # (N, C, H, W), bytes
-             ) -> torch.Tensor: # (N, outputs), on the CPU
-    "The answers of all teachers, each asked by one of the ranks."
-    given = self.given
-    ranks = n_ranks()
-    jobs = [given.places[r::ranks] for r in range(ranks)]
-    jobs = [places for places in jobs if places]
-    def ask(places):
-        return pool_answers(given.teachers(places), to_float(x).to(given.device)).cpu()
-    by_teacher = {}
-    for places, z in zip(jobs, share(ask, jobs, given.device)):
-        ways = [given.pool.specs[j].n_classes for j in places]
-        by_teacher.update(zip(places, z.split(ways, 1)))
-    return torch.cat([by_teacher[j] for j in given.places], 1)
-
-# %% ../../nbs/learn/match.ipynb #4a1f1008
-def one_cycle(t: int,          # number of the step
-              steps: int,      # of how many
-              lr: float,       # the largest rate
-              rise: float = .1 # share of steps in which it rises
-             ) -> float:
-    "Learning rate of a step: up along a line, down along half a cosine."
-    up = max(1, round(rise * steps))
-    if t < up:
-        return lr * (t + 1) / up
-    return lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
-
-# %% ../../nbs/learn/match.ipynb #05c81c68
-@patch
-def targets(self: Match) -> tuple: # (views, answers): all of them
-    "What the student sees and shall say, in units of the standard deviation. Worked out once."
-    if self.wanted is None:
-        z = torch.cat(self.answers).float()
-        self.middle = z.mean(0)
-        z -= self.middle
-        self.unit = z.std().clamp(min=1e-6)
-        self.wanted = torch.cat(self.views), (z / self.unit).half()
-    return self.wanted
-
-@patch
-def student_step(self: Match,
-                 t: int,      # number of the step
-                 x,           # views (B, C, H, W), bytes
-                 z            # wanted answers (B, outputs)
-                ) -> dict:    # name of a term → scalar
-    "One step of the student on a batch."
-    s = self.s
-    device = self.given.device
-    for group in self.opt.param_groups:
-        group["lr"] = one_cycle(t, s.steps, s.lr)
-    with multiplying(device, self.half):
-        out = self.student.features(to_float(x.to(device)))
-    terms = match_terms(out.float(), z.to(device).float(), s.square, s.cosine, s.relations)
-    self.opt.zero_grad()
-    sum(terms.values()).backward()
-    self.opt.step()
-    return terms
-
+# %% ../../nbs/learn/match.ipynb #5712d711
 @patch
 def study(self: Match,
           i: int,     # number of the step of the run
@@ -224,7 +113,8 @@ def study(self: Match,
     with fork_seed(given.seed, "dropout", k):
         for t in steps:
             pick = torch.randint(len(views), (s.batch,), generator=gen)
-            for name, v in self.student_step(t, views[pick], wanted[pick]).items():
+            terms = student_step(self.student, self.opt, views[pick], wanted[pick], s, t, self.half)
+            for name, v in terms.items():
                 total[name] = total.get(name, 0.) + v.detach() / len(steps)
     self.student.eval()
     take_over(self.student, given.device)
