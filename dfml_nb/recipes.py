@@ -23,7 +23,7 @@ from .learn.training import (check_learner_place, read_model, reading, save_mode
 from .parts import LEARN, RECOVER
 from .pool.pool import Pool
 from .ranks import agree, rank, surroundings
-from .settings import filled
+from .settings import filled, of_python
 from .worker import hired
 
 # %% ../nbs/recipes.ipynb #94c6ec1c
@@ -49,6 +49,8 @@ class DataFreeMetaLearner:
                  adapt: str = None,            # another adaptation
                  draw: str = None,             # another way to draw teachers
                  **settings):                  # changes, e.g. outer_steps=50, **{'five.steps': 10}
+        seed = of_python(seed)
+        shot = of_python(shot)
         check_counts(seed, shot)
         check_budget(budget)
         row = get_recipe(recipe)

@@ -36,12 +36,16 @@ def check_bytes(name: str, # of the split, for the message
     require(right and not last,
             f"{name}: images of a split are bytes (N, C, H, W), not {kind}: {hint}", DataError)
 
+def in_one_form(name) -> str: # of a class
+    "A Mac writes an accent as a sign of its own, Linux in one with its letter: it is one name."
+    return unicodedata.normalize("NFC", str(name))
+
 def check_labels(name: str,      # of the split, for the message
                  labels,         # as somebody gave them
                  n: int,         # of images
                  classes: list): # names
     "Raises `DataError` unless each image has the number of one of the classes."
-    twice = [c for c, k in Counter(classes).items() if k > 1]
+    twice = [c for c, k in Counter(map(in_one_form, classes)).items() if k > 1]
     require(not twice, f"{name}: two classes are called {twice[:5]}: rename one, or make them one",
             DataError)
     y = np.asarray(labels)
@@ -127,10 +131,6 @@ def pixel_stats(images,            # uint8 (N, C, H, W)
     return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
 
 # %% ../nbs/splits.ipynb #497e3132
-def in_one_form(name) -> str: # of a class
-    "A Mac writes an accent as a sign of its own, Linux in one with its letter: it is one name."
-    return unicodedata.normalize("NFC", str(name))
-
 def check_disjoint(name: str,      # for the message
                    classes: dict): # split name → class names
     "Raise `DataError` if a class is in two splits: the test would no longer be about new classes."

@@ -14,12 +14,15 @@ from safetensors.torch import save
 
 from ..core import PoolError, at_home, atomic_write, require, stable_seed
 from ..nets import Classifier
+from .beside import names_in_order
 from .files import brief
 from .restore import restore, unsteady
-from .spec import DEVICES, ModelSpec, check_spec, read_index, write_index
+from .spec import (DEVICES, ModelSpec, check_spec, read_index, unboxed,
+                               write_index)
 from ..adopt import unmoved
 from ..claims import claimed, sweep
 from ..listing import say
+from ..own import real_looking
 
 # %% ../../nbs/pool/add.ipynb #bf306ebe
 def describe(model: Classifier, # network and preprocessing
@@ -37,9 +40,25 @@ def describe(model: Classifier, # network and preprocessing
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.net.state_dict().items()}
     own = dict(n_classes=model.n_classes, channels=model.channels, size=model.size,
                mean=_rounded(model.mean), std=_rounded(model.std))
+    if model.arch == arch:
+        own["arch_args"] = model.arch_args
+    spec["class_names"] = names_in_order(unboxed(spec.get("class_names")))
     spec = ModelSpec(name, arch, **{**own, **spec})
-    restore(check_spec(spec, ("file", "sha256"), ""), state, factories, strict=True)
+    made = restore(check_spec(spec, ("file", "sha256"), ""), state, factories, strict=True)
+    require(_alike(model, made) or not _alike(model, model), f"model {brief(name, 200)!r}: {arch} "
+            "with these weights answers otherwise than this network, which was built with other "
+            "arguments, or changed after that: say them (arch_args), or give a factory that builds "
+            "it as it is", PoolError)
     return spec, state
+
+def _alike(one, other): # do two networks answer alike?
+    x = real_looking(2, one.channels, one.size or 32)
+    answers = []
+    for model in (one, other):
+        with unmoved(model):
+            answers.append(model(x.to(model.mean)).float().cpu())
+    a, b = answers
+    return (a - b).abs().max() <= .05 * a.abs().max()
 
 def _rounded(t):
     return [round(v, 7) for v in t.flatten().tolist()]

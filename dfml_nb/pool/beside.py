@@ -14,7 +14,7 @@ from operator import itemgetter
 import torch
 from torchvision import models as tvm
 
-from ..core import PoolError, load_json
+from ..core import PoolError, load_json, require
 from .files import brief, nests_of, read_file
 from .fits import MEAN, PAIRS, normalisations
 from .hub import WHOLE, is_table
@@ -65,6 +65,18 @@ def other_order(spec, table): # sentences
             yield (f"its own {key} has the classes in another order than you say. If that is "
                    f"right, say --names {typed}")
 
+# %% ../../nbs/pool/beside.ipynb #be51de1e
+def names_in_order(names    # as somebody gives them, or None
+                  ) -> list: # or None
+    "Class names in the order of the outputs. Raises `PoolError` if they have none."
+    if isinstance(names, dict):
+        numbers = sorted(n for n, _ in numbered(names))
+        names = listed(names) if numbers == list(range(len(names))) else names
+    require(names is None or isinstance(names, (list, tuple)), "class_names must be a list of "
+            "names in the order of the outputs, or a table from or to the numbers of these from 0, "
+            f"not {brief(names, 80)}", PoolError)
+    return names
+
 # %% ../../nbs/pool/beside.ipynb #be51de0f
 def pair_at(table, key, channels):
     "A mean and a deviation that are lists of numbers, as tensors, or None."
@@ -89,7 +101,11 @@ def _typed(numbers):
 
 def other_pairs(spec, table): # sentences
     "Where a table has another normalisation than a spec."
-    if table.get("do_normalize") is False: return
+    if table.get("do_normalize") is False:
+        if any(spec.mean) or set(spec.std) != {1}:
+            yield ("its own do_normalize is false, and you say a mean and a deviation. If that is "
+                   "right, say mean 0 and std 1 for each channel")
+        return
     for key in table:
         pair = pair_at(table, key, spec.channels)
         typed = other_pair(spec, pair) if pair else ""

@@ -48,7 +48,8 @@ def model_files(folder,         # where to look
     folder = Path(folder)
     require(folder.is_dir(), f"there is no folder {folder}", PoolError)
     found = sorted(f for f in folder.rglob("*") if f.is_file()) if recursive else _files(folder)
-    models = [f for f in found if is_model(f)]
+    pools = {f.parent for f in found if f.name == "pool.json"}    # perhaps made of these files
+    models = [f for f in found if is_model(f) and f.parent not in pools]
     left = [f for f in found if f not in models]
     if recursive:
         names = _names_below(models, folder)

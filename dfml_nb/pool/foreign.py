@@ -6,17 +6,18 @@
 __all__ = []
 
 # %% ../../nbs/pool/foreign.ipynb #040df35f
-import json, shlex
+import json, os, shlex
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..adopt import normalisers, unmoved
-from ..core import PoolError, fork_seed, require
+from ..core import PoolError, at_home, fork_seed, require
 from ..listing import say as say_note
 from ..own import real_looking
-from .beside import normalised_otherwise, said_otherwise, tables_of
+from .beside import (names_in_order, normalised_otherwise, said_otherwise,
+                                 tables_of)
 from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, read_file, sparse_names
 from .fits import chosen, other_count, report
@@ -32,10 +33,11 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
                  **spec
                 ) -> tuple:             # (Classifier, ModelSpec, factories)
     "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
-    file = Path(file)
+    _check_kinds(file, arch, spec.get("arch_args"))
+    file = at_home(file)
     factories = {arch: factory} if factory else None
     arch, n_classes, class_names, args = understood(
-        arch, unboxed(n_classes), unboxed(class_names), spec.get("arch_args"))
+        arch, unboxed(n_classes), names_in_order(unboxed(class_names)), spec.get("arch_args"))
     n_classes = n_classes or len(class_names or ())
     require(n_classes, f"{file.name}: say how many classes it has (n_classes, --classes) "
             "or what they are (class_names, --names)", PoolError)
@@ -56,6 +58,15 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
         return check_alive(model, spec), spec, factories
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
+
+def _check_kinds(file, arch, arch_args):
+    "Raises `PoolError` unless these are a path, a name and a table."
+    require(isinstance(file, (str, os.PathLike)), "a file is given as its path, not as a "
+            f"{type(file).__name__}: save weights with torch.save, and name that file", PoolError)
+    require(isinstance(arch, str), "arch is a name, such as torchvision:resnet18, not a "
+            f"{type(arch).__name__}: what builds a network is given as factory", PoolError)
+    require(isinstance(arch_args, (dict, type(None))),
+            f"arch_args is a table, such as dict(filters=64), not {brief(arch_args)}", PoolError)
 
 def _notes(file, model, spec, fit) -> list: # of sentences
     "What its reader should know of a model, though it is taken as it is."

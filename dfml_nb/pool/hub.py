@@ -9,7 +9,7 @@ __all__ = ['hub_config', 'hub_weights']
 import re
 from pathlib import Path
 
-from ..core import PoolError, SettingsError, load_json, require
+from ..core import PoolError, SettingsError, at_home, load_json, require
 from .files import LARGEST, brief, read_weights
 from .spec import ModelSpec
 from ..zoo import FETCHING, hf_config, hf_named
@@ -29,8 +29,17 @@ def label_names(config: dict): # in order, or None if the folder has none
     numbered = all(isinstance(v, str) and v.startswith("LABEL_") for v in names)
     return None if numbered or len(set(map(str, names))) < len(names) else names
 
-def tidy(v): # as JSON has it
-    return list(v) if isinstance(v, tuple) else v
+def unusual(said: dict, usual: dict) -> dict: # as JSON has it
+    "What is said otherwise than usual, in tables in tables, too."
+    found = {}
+    for k, v in said.items():
+        other = usual.get(k)
+        if isinstance(v, dict) and isinstance(other, dict):
+            v = unusual(v, other)
+            other = {}
+        if v != other:
+            found[k] = list(v) if isinstance(v, tuple) else v
+    return found
 
 # %% ../../nbs/pool/hub.ipynb #0a440008
 def hub_config(folder    # holds config.json
@@ -46,7 +55,7 @@ def hub_config(folder    # holds config.json
     usual = hf_config(kind, {}).to_dict()
     wanted = {k: v for k, v in about.items() if k not in fetch}
     said = hf_config(kind, wanted).to_dict()
-    args = {k: tidy(said[k]) for k in wanted if k in said and said[k] != usual.get(k)}
+    args = unusual({k: said[k] for k in wanted if k in said}, usual)
     names = label_names(config)
     count = config.get("num_labels") or len(config.get("id2label") or ())
     return dict(arch=f"hf:{kind}", arch_args=args, n_classes=count or None, class_names=names)
@@ -141,8 +150,9 @@ def understood(arch: str,        # as the caller said it
     "What the caller means, as a pool says it. Raises `PoolError`."
     args = dict(arch_args or {})
     zoo, _, folder = arch.partition(":")
+    folder = at_home(folder)
     try:
-        if zoo == "hf" and Path(folder).is_dir():
+        if zoo == "hf" and folder.is_dir():
             about = hub_config(folder)
             arch = about["arch"]
             args = {**about["arch_args"], **args}

@@ -18,7 +18,8 @@ from pathlib import Path
 from fastcore.basics import patch
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
-from ..core import PoolError, at_home, pick_device, require, stable_seed
+from ..core import (PoolError, at_home, pick_device, require, stable_seed,
+                          whole_number)
 from ..nets import Classifier, build_classifier
 from .add import add_models, open_folder
 from .files import FRESH, brief
@@ -163,6 +164,8 @@ class Pool(_Facts):
         require(isinstance(path, (str, os.PathLike)), "a pool is given as its folder, not as "
                 f"{type(path).__name__}: make one with pretrain_pool, import_folder or add_model",
                 PoolError)
+        if first is not None:
+            first = whole_number(first, "first", error=PoolError)
         self.path = at_home(path)
         self.given = factories, cache, device, first, room
         self.factories = factories

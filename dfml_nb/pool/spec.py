@@ -206,6 +206,8 @@ def read_index(path      # the pool's folder
 
 def _rows(path, file):
     "What stands in pool.json."
+    require(not Path(path).is_file(), f"{path} is a file, and a pool is a folder: name the folder "
+            "that pool.json lies in", PoolError)
     require(real_file(file), f"{path} holds no pool (no file pool.json): "
             "make one with pretrain_pool, import_folder or add_model", PoolError)
     try:
