@@ -7,8 +7,8 @@ __all__ = ['get_recipe', 'check_budget', 'exchanged', 'chosen_settings', 'budget
 
 # %% ../nbs/choices.ipynb #be8187e8
 from .parts import DRAW, LEARN, RECOVER, find_part
-from .core import require
-from .settings import names_of, override, value_of
+from .core import require, whole_number
+from .settings import names_of, of_python, override, value_of
 from .table import BUDGETS, RECIPES, Recipe, settings_for
 
 # %% ../nbs/choices.ipynb #2ea9a215
@@ -23,11 +23,11 @@ def check_budget(budget: str): # a name in `BUDGETS`
     require(budget in BUDGETS, f"unknown budget {budget!r}: use one of {', '.join(BUDGETS)}")
 
 # %% ../nbs/choices.ipynb #5bea4f05
-def check_counts(seed, shot):
+def counts_of(seed, shot) -> tuple: # Python's numbers, whatever library they are from
     "Raises `SettingsError` unless they are whole numbers."
+    seed = of_python(seed)
     require(type(seed) is int, f"seed must be a whole number, not {seed!r}")
-    right = type(shot) is int and shot >= 1
-    require(right, f"shot must be a whole number, at least 1, not {shot!r}")
+    return seed, whole_number(shot, "shot")
 
 # %% ../nbs/choices.ipynb #bfa53512
 def exchanged(recipe: Recipe,

@@ -23,12 +23,12 @@ from .learn.training import (check_learner_place, read_model, reading, save_mode
 from .parts import LEARN, RECOVER
 from .pool.pool import Pool
 from .ranks import agree, rank, surroundings
-from .settings import filled, of_python
+from .settings import filled
 from .worker import hired
 
 # %% ../nbs/recipes.ipynb #94c6ec1c
-from .choices import (arguments_of, budget_text, check_budget, check_counts,
-                             chosen_settings, exchanged, get_recipe)
+from .choices import (arguments_of, budget_text, check_budget,
+                             chosen_settings, counts_of, exchanged, get_recipe)
 from .fitting import pretrain_seconds
 from .settings import names_of, override, value_of
 from .table import BUDGETS, RECIPES, Recipe, settings_for
@@ -49,9 +49,7 @@ class DataFreeMetaLearner:
                  adapt: str = None,            # another adaptation
                  draw: str = None,             # another way to draw teachers
                  **settings):                  # changes, e.g. outer_steps=50, **{'five.steps': 10}
-        seed = of_python(seed)
-        shot = of_python(shot)
-        check_counts(seed, shot)
+        seed, shot = counts_of(seed, shot)
         check_budget(budget)
         row = get_recipe(recipe)
         self.recipe = recipe
