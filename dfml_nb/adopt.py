@@ -79,6 +79,7 @@ def adopt(net: nn.Module,  # somebody's
          ) -> nn.Module:   # has features, head and n_answers
     "A network from elsewhere: itself if it is split for sure, else whole. Raises `SettingsError`."
     x = (real_looking(3, channels, size) - .5) / .25
+    net.float()            # it may have been built in halves, or as doubles
     with unmoved(net):
         if any(map(nn.parameter.is_lazy, (*net.parameters(), *net.buffers()))):
             net(x)         # now its layers know their widths
@@ -185,6 +186,7 @@ def check_words(params, # of a factory
     require(not lacking, f"the factory also needs {', '.join(lacking)}: {CALLED}; say the rest "
             "as arch_args")
 
+@settings_kept()
 def built(maker, # a function or class that gives a network
           kw: dict, # more arguments for it
           **facts   # n_classes, channels, size
@@ -230,9 +232,10 @@ def normalisers(net: nn.Module, channels: int) -> list: # of dotted names; '' fo
     return [k for k, m in parts if normalises(m) or any(map(normalises, _composed(m)))]
 
 def _pairs(part) -> list: # of (name of a mean, name of a deviation)
-    names = []
-    for kind in ("__dict__", "_buffers", "_parameters"):
-        names += getattr(part, kind, ())
+    names = list(getattr(part, "__dict__", ()))
+    if isinstance(part, nn.Module):    # perhaps a scripted one
+        names += dict(part.named_buffers(recurse=False))
+        names += dict(part.named_parameters(recurse=False))
     means = [re.fullmatch(r"((?!running)\w*_|)(mean|mu)", k) for k in names]
     found = [(m[0], m[1] + dict(mean="std", mu="sigma")[m[2]]) for m in means if m]
     return [("mean", "std"), *found]

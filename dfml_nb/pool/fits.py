@@ -157,6 +157,9 @@ def _without_again(names, used, state):
 def _is_harmless(name):
     return any(map(HARMLESS.fullmatch, name.split(".")))
 
+def _is_count(v): # one whole number alone, or yes or no
+    return v.ndim == 0 and not v.is_floating_point()
+
 def _fits(state, want):
     beside = () if normalisations(want) else sum(normalisations(state), ())
     needed = [k for k in want if _last(k) != "num_batches_tracked"]
@@ -175,7 +178,8 @@ def _fits(state, want):
         nest = _pair_head(root, head, place, found) if in_head else root
         nest = nest or _with_more(root, found)
         used = set(found.values())
-        left = [k for k in nest.names() if k not in used and not _is_harmless(k)]
+        left = [k for k in nest.names()
+                if k not in used and not _is_harmless(k) and not _is_count(state[k])]
         extra = _without_again([k for k in left if k not in beside], used, state)
         missing = [k for k in needed if k not in found]
         out.append(Fit(found, nest.path, missing, extra, state, want))
