@@ -7,8 +7,8 @@ __all__ = ['get_recipe', 'check_budget', 'exchanged', 'chosen_settings', 'budget
 
 # %% ../nbs/choices.ipynb #be8187e8
 from .parts import DRAW, LEARN, RECOVER, find_part
-from .core import require, whole_number
-from .settings import names_of, of_python, override, value_of
+from .core import of_python, require, whole_number
+from .settings import names_of, override, value_of
 from .table import BUDGETS, RECIPES, Recipe, settings_for
 
 # %% ../nbs/choices.ipynb #2ea9a215

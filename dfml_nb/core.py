@@ -24,7 +24,7 @@ from .devices import (DEVICES, Held, device_name, pick_device, single_precision,
 from .disk import (HOST, LONGEST, MANY, as_json, at_home, atomic_write, check_target,
                           load_json, parse_json, plain, save_json, sha256_file, to_disk)
 from .errors import (DataError, DFMLError, EpisodeError, PoolError, RunError,
-                            SettingsError, require, spelled, whole_number)
+                            SettingsError, of_python, require, spelled, whole_number)
 from .seeds import fork_seed, one_thread, rng, seed_everything, stable_seed
 
 _all_ = ["DEVICES", "device_name", "pick_device", "HOST", "LONGEST", "MANY", "atomic_write",

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .core import EpisodeError, require, stable_seed, whole_number
+from .core import (EpisodeError, of_python, require, stable_seed,
+                          whole_number)
 from .splits import Split
 
 # %% ../nbs/episodes.ipynb #d4f7f3fa
@@ -50,11 +51,6 @@ def check_episode(split: Split, # where the episode is to be drawn from
             f"{shot} shots and {query} queries need {shot + query}: {fewer}, "
             "or leave out that class", EpisodeError)
 
-# %% ../nbs/episodes.ipynb #731f7b20
-def key_part(k): # anything
-    "NumPy's and PyTorch's numbers as Python's, which have the same name everywhere."
-    return k.item() if hasattr(k, "item") else k
-
 # %% ../nbs/episodes.ipynb #731f7b22
 def episode_indices(split: Split, # where the episode is drawn from
                     way: int,     # classes in the episode
@@ -64,7 +60,7 @@ def episode_indices(split: Split, # where the episode is drawn from
                    ) -> tuple: # lists: classes (way,); images (way, shot) and (way, query)
     "Which classes and images an episode consists of, by their indices. Raises `EpisodeError`."
     check_episode(split, way, shot, query)
-    key = ("episode", split.name, int(way), int(shot), *map(key_part, key))
+    key = ("episode", split.name, int(way), int(shot), *map(of_python, key))
     classes = draw(len(split.classes), way, *key)
     support = []
     queries = []

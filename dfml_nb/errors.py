@@ -44,6 +44,10 @@ def require(ok,           # the condition that must hold
     if not ok: raise error(message)
 
 # %% ../nbs/errors.ipynb #0d1e5a40
+def of_python(value  # perhaps a number or a word of NumPy or PyTorch
+             ):      # the same as one of Python, which has one name everywhere
+    return value.tolist() if hasattr(value, "tolist") else value
+
 def whole_number(value,      # as somebody gave it
                  what: str,  # it is, for the message
                  least: int = 1,

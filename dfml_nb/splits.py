@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 
 from .cache import cached_array
-from .core import DataError, require, stable_seed
+from .core import DataError, of_python, require, stable_seed
 
 # %% ../nbs/splits.ipynb #a1000007
 _all_ = ["cached_array"]   # part of this module, too
@@ -65,7 +65,7 @@ class Split:
                  classes: list): # class names, sorted
         self.name = name
         self.images = images.cpu().numpy() if torch.is_tensor(images) else images
-        self.classes = list(classes)
+        self.classes = [of_python(c) for c in classes]
         check_bytes(name, self.images)
         check_labels(name, labels, len(images), self.classes)
         self.labels = np.asarray(labels, dtype=np.int64)
