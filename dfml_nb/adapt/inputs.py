@@ -91,7 +91,7 @@ def channels_first(x,             # (..., C, H, W) or (..., H, W, C)
                    channels: int  # of the model
                   ):              # (..., C, H, W)
     "Channels before height and width."
-    usual = 1, 3, channels
+    usual = 1, 3, 4, channels      # 4: with transparency
     last = x.ndim >= 3 and x.shape[-3] not in usual and x.shape[-1] in usual
     return x.movedim(-1, -3) if last else x
 
@@ -152,7 +152,7 @@ def check_pixels(x: torch.Tensor,   # floats
     n, c, h, w = x.shape[-4:]
     hint = channel_hint(x[0] if many else x, model.channels)
     if (c, model.channels) == (4, 3):
-        hint = "leave out transparency: x[:, :3]"
+        hint = "leave out transparency: x[:, :3], or x[..., :3] where it comes last"
     require(c == model.channels or c == 3 and model.channels == 1, "this network takes images "
             f"(N, {model.channels}, H, W), not {tuple(x.shape)}: {hint}", EpisodeError)
     require(h and w, f"images of {h}x{w} pixels show nothing", EpisodeError)
