@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torchvision import models as tvm
 
-from ..core import PoolError
+from ..core import PoolError, at_home
 from ..nets import ARCHS
 from .files import LARGEST, brief, read_file, read_weights, tensors_of
 from .fits import AVERAGED, COUNTERS, fits
@@ -200,13 +200,14 @@ def inspect_file(file,       # of weights
                  every=False # name every tensor
                 ) -> str:    # some lines
     "What a file of weights holds, what fits it, what to type. Raises `PoolError`."
-    table = is_table(Path(file))
-    state = joined(Path(file), LARGEST) if table else read_weights(file)
+    file = at_home(file)
+    table = is_table(file)
+    state = joined(file, LARGEST) if table else read_weights(file)
     plain = main_copy(state)
     head, first = guess_sizes(plain)
     kinds = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in plain.values()}))
     numbers = sum(v.numel() for v in state.values())
-    lines = [f"{brief(Path(file).name)}: {len(state)} tensors, {numbers / 1e6:.2f} million numbers "
+    lines = [f"{brief(file.name)}: {len(state)} tensors, {numbers / 1e6:.2f} million numbers "
              f"({kinds})", *(f"weights: {line}" for line in _nests(state)), *_layers(plain, every)]
     others = [] if table else _others(read_file(file))
     lines += [f"beside them: {', '.join(others)}"] if others else []

@@ -166,7 +166,7 @@ class Pool(_Facts):
                 PoolError)
         if first is not None:
             first = whole_number(first, "first", error=PoolError)
-        self.path = at_home(path)
+        self.path = at_home(path).absolute()
         self.given = factories, cache, device, first, room
         self.factories = factories
         self.specs = read_index(self.path)[:first]
@@ -249,11 +249,11 @@ def digest(self: Pool,
 
 # %% ../../nbs/pool/pool.ipynb #0e70634f
 def merge_pools(path,          # the new pool's folder; what is already there is kept
-                pools: list,   # of Pool
+                pools: list,   # of Pool, or of their folders
                 factories=None # the caller's own architectures: name → callable
                ) -> Pool:
     "Put the models of several pools into one. Raises `PoolError` if `path` holds something else."
-    rows = _numbered(pools)
+    rows = _numbered([p if isinstance(p, Pool) else Pool(p, factories) for p in pools])
     have = {s.name for s in open_folder(path)}
     require(have <= {name for name, *_ in rows},
             f"{path} already holds another pool: choose another folder", PoolError)
