@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .adapt import get_adapter
-from .evaluate import evaluate, paired_difference
+from .evaluate import as_hits, evaluate, paired_difference
 from ..core import RunError, as_json, device_name, load_json, progress, require, save_json
 from ..core import versions
 from ..cores import computing
@@ -63,8 +63,7 @@ def inductive(model,         # a `Classifier`
         r, = evaluate(model, get_adapter(how), split, shot=shot, n=episodes,
                       query=query, query_statistics=(False,), keep=True,
                       seen=seen)
-        asked = r["way"] * query
-        hits = " ".join(str(round(acc * asked)) for acc in r["per_episode"])
+        hits = as_hits(r["per_episode"], r["way"] * query)
         found[str(shot)] = dict(acc=r["acc"], ci95=r["ci95"], hits=hits)
     return found
 

@@ -35,11 +35,19 @@ def by_figure(name: str, # of a method, for the message
             f"several figures of {name} fall into one cell: choose one data set and one selection")
     return cell
 
+# %% ../../nbs/adapt/tables.ipynb #fe8a12f1
+def rows_of(found): # as in as_table
+    "The rows of a line."
+    if isinstance(found, dict):
+        return found["test"]
+    return over_seeds(found) if found and "test" in found[0] else found
+
 # %% ../../nbs/adapt/tables.ipynb #b226b686
-def as_table(results: dict # name → rows from `evaluate`
+def as_table(results: dict # name → rows of `evaluate`, a record, or records of several seeds
             ) -> str:      # Markdown
     "A line a method, a column for each shot and kind of statistics. Raises `SettingsError`."
-    cells = {name: by_figure(name, rows) for name, rows in results.items()}
+    require(isinstance(results, dict), "give each line its name: as_table({'mine': rows})")
+    cells = {name: by_figure(name, rows_of(found)) for name, found in results.items()}
     columns = list(dict.fromkeys(sum(map(list, cells.values()), [])))
     kind = {True: "transductive", False: "inductive"}
     head = ["method", *(f"{shot}-shot, {kind[q]}" for shot, q in columns)]
@@ -72,7 +80,21 @@ def averaged(rows: list # of different seeds
     accs = [r["acc"] for r in rows]
     spread = torch.tensor(accs, dtype=torch.float64).std().item() if n > 1 else 0.
     acc, ci95 = sum(accs) / n, sum(r["ci95"] for r in rows) / n
-    return dict(rows[0], acc=acc, ci95=ci95, seeds=n, spread=spread)
+    row = without_episodes(rows[0])
+    if all("hits" in r for r in rows):
+        row["hits"] = mean_hits(rows)
+    return dict(row, acc=acc, ci95=ci95, seeds=n, spread=spread)
+
+def without_episodes(row: dict) -> dict:
+    "A row without what came out in each episode."
+    return {k: v for k, v in row.items() if k not in ("hits", "per_episode")}
+
+def mean_hits(rows: list # with hits
+             ) -> str:
+    "In each episode the mean of the right answers."
+    each = zip(*(r["hits"].split() for r in rows), strict=True)
+    means = [sum(map(float, hits)) / len(rows) for hits in each]
+    return " ".join(f"{hits:g}" for hits in means)
 
 # %% ../../nbs/adapt/tables.ipynb #873f2b57
 def over_seeds(records: list # results of the same experiment with different seeds

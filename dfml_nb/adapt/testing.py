@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .adapt import get_adapter
-from .evaluate import evaluate, select
+from .evaluate import as_hits, evaluate, select
 from ..core import DataError, device_name, require, versions
 from ..cores import computing
 from ..learn.training import read_model
@@ -50,7 +50,13 @@ class Judge:
             ) -> list:    # rows
         "Rows of `evaluate`."
         adapt = get_adapter(self.how)
-        return evaluate(model, adapt, split, **self.fixed, seen=self.seen, **kw)
+        return evaluate(model, adapt, split, **self.fixed, seen=self.seen, keep=True, **kw)
+
+# %% ../../nbs/adapt/testing.ipynb #acb6d8cc
+def counted(row: dict, asked: int) -> dict: # queries of an episode
+    "A row as a record keeps it: `hits` are the right answers in each episode."
+    row = dict(row)
+    return dict(row, hits=as_hits(row.pop("per_episode"), asked))
 
 # %% ../../nbs/adapt/testing.ipynb #b9cb7822
 @patch
@@ -127,7 +133,7 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
                 rows += judge.chosen(c, models, learner.model, shot, n, val_n)
     about = dict(adapt=how, episode_seed=seed, query=query)
     about["trained_shot"] = episode_shot(asdict(learner.settings))
-    return [dict(r, **about) for r in rows]
+    return [dict(counted(r, way * query), **about) for r in rows]
 
 # %% ../../nbs/adapt/testing.ipynb #fc7c176a
 def check_test(data, shots):
