@@ -14,12 +14,13 @@ from .core import of_python, require
 
 # %% ../nbs/settings.ipynb #ea7ebca4
 def override(settings,       # a settings object; not changed
-             changes: dict   # dotted name → value, e.g. {'five.steps': 10}
+             # dotted name → value, e.g. {'five.steps': 10}; or {'five': {'steps': 10}}
+             changes: dict
             ):               # a changed copy
     """A copy of `settings` with some of them changed. Raises `SettingsError` for unknown names and
     wrong types."""
     new = deepcopy(settings)
-    for name, value in changes.items():
+    for name, value in flat(changes).items():
         *path, last = name.split(".")
         at = new
         for p in path:
