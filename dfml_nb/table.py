@@ -42,13 +42,17 @@ class Recipe:
     "A row of the table of methods: its parts, and what differs in them."
     about: str                   # one line for humans
     recover: str = None          # a name in RECOVER; None: nothing is recovered
-    learn: list = ()             # names in LEARN, in their order
+    learn: list = ()             # names in LEARN, in their order; or one name
     adapt: str = "fine_tune"     # a name in ADAPT
     draw: str = "random"         # a name in DRAW
     # dotted name → value
     settings: dict = field(default_factory=dict)
     # name of a budget → more of them
     budgets: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if isinstance(self.learn, str):
+            self.learn = [self.learn]
 
     @property
     def names(self) -> dict:
