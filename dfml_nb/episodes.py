@@ -81,6 +81,14 @@ class Episode(NamedTuple):
     query_y: torch.Tensor    # int64 (way·query,)
     classes: list            # names, (way,)
 
+    def __repr__(self):
+        size = tuple(self.support_x.shape[1:])
+        n = len(self.support_x)
+        queries = len(self.query_x)
+        names = ", ".join(map(str, self.classes))
+        return (f"Episode: {n} support and {queries} query images {size} "
+                f"of {names}")
+
     def to(self,
            device # a torch.device
           ): # an Episode
