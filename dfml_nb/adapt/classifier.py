@@ -61,6 +61,11 @@ class FewShotClassifier:
         self.many = buffers["mean"].ndim == 5   # one mean colour for each of several episodes
         self._idle = []                         # layers that no thread is using
 
+    def __repr__(self):
+        more = ", …" if self.way > 10 else ""
+        names = ", ".join(map(str, self.classes_[:10]))
+        return f"FewShotClassifier of {self.way} classes: {names}{more}"
+
     @torch.no_grad()
     def logits(self, x,                     # (B, C, H, W)
                query_statistics=False       # batch norm by the statistics of `x` (transductive)
