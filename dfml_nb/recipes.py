@@ -48,7 +48,7 @@ class DataFreeMetaLearner:
                  learn=None,                   # other learn parts: a name, or a list of names
                  adapt: str = None,            # another adaptation
                  draw: str = None,             # another way to draw teachers
-                 **settings):                  # changes, e.g. outer_steps=50, **{'five.steps': 10}
+                 **settings):                  # changes, e.g. outer_steps=50, five=dict(steps=10)
         seed, shot = counts_of(seed, shot)
         check_budget(budget)
         row = get_recipe(recipe)
@@ -65,6 +65,13 @@ class DataFreeMetaLearner:
         self.factories = None        # of networks of one's own, from the pool
         self.about = {}
         self.clock = Clock()
+
+    def __repr__(self):
+        names = self.names
+        verbs = [names["recover"] or "nothing", " + ".join(names["learn"]) or "nothing", self.how]
+        state = "has learned" if self.model is not None else "has not learned yet"
+        return f"{self.recipe}, {self.budget}: {' → '.join(verbs)}; {state}"
+
 
 # %% ../nbs/recipes.ipynb #bcab537a
 @patch(as_prop=True)
