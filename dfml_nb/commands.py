@@ -10,13 +10,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from .learner_commands import (CHOOSE, free_record, open_learner, place_mark, read_trust,
-                                      record_file, test, test_images, test_table, train)
-from .options import (Budget, Device, Quiet, Root, Seed, Workers, check_numbers,
-                             check_place, json_names, open_pool, parse_settings, parse_value,
-                             read_factories, read_names, write_json)
-from .pool_commands import (accuracies, audit, check, import_files, inspect, pool_budget,
-                                   pool_folder, pretrain, screen)
+from .learner_commands import test, train
+from .options import Budget, Device, Quiet, Root, Seed, Workers, check_numbers
+from .pool_commands import (audit, check, import_files, inspect, pool_budget, pretrain,
+                                   screen)
 
 # %% ../nbs/commands.ipynb #a5400001
 def experiment_text(e) -> str:
