@@ -19,7 +19,8 @@ from fastcore.docments import docments
 
 from . import __version__
 from .commands import (pretrain, inspect, import_files, check, screen, audit,
-                              parse_settings, train, test, reproduce, demo)
+                              train, test, reproduce, demo)
+from .options import parse_settings
 
 # %% ../nbs/cli.ipynb #69ca4734
 def separated(text: str, # 'a,b'
