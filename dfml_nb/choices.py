@@ -15,7 +15,8 @@ from .table import BUDGETS, RECIPES, Recipe, settings_for
 def get_recipe(name: str) -> Recipe: # a name in `RECIPES`
     "Look up a recipe. Raises `SettingsError`."
     known = isinstance(name, str) and name in RECIPES
-    require(known, f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}")
+    require(known, f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}; a recipe of your "
+            "own is known by its name once the module that enters it is imported")
     return RECIPES[name]
 
 def check_budget(budget: str): # a name in `BUDGETS`
