@@ -108,6 +108,21 @@ COMMANDS = {"pretrain": pretrain, "inspect": inspect, "import": import_files, "c
             "screen": screen, "audit": audit, "train": train, "test": test,
             "reproduce": reproduce, "demo": demo}
 
+# %% ../nbs/cli.ipynb #8745bbb7
+ELSEWHERE = {("pretrain", "--epochs"): "the epochs are those of --budget",
+             ("train", "--adapt"): "it belongs to the test: dfml test RUN --adapt NAME"}
+
+def parsed(argv # words, or None: those of the command line
+          ) -> argparse.Namespace:
+    "What was typed. What no command takes ends the program, as `argparse` does."
+    whole = parser()
+    args, unknown = whole.parse_known_args(argv)
+    if unknown:
+        hints = [ELSEWHERE.get((args.command, word.split("=")[0])) for word in unknown]
+        said = "; ".join([" ".join(unknown), *filter(None, hints)])
+        whole.error(f"unrecognized arguments: {said}")
+    return args
+
 # %% ../nbs/cli.ipynb #c68b7400
 @contextlib.contextmanager
 def one_run(command: str, copies: int, device, workers):
@@ -193,7 +208,7 @@ def main(argv=None # words; by default those of the command line
         ) -> int:  # 0 done, 2 a clear error, 130 stopped by Ctrl-C, 143 by SIGTERM
     "The `dfml` command."
     readable()
-    args = vars(parser().parse_args(argv))
+    args = vars(parsed(argv))
     command = args.pop("command")
     try:
         return run_command(command, args)

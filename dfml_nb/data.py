@@ -118,6 +118,8 @@ def no_splits(folder: Path) -> str:
     for split in SPLITS:
         for found in sorted(folder.glob(f"*/{split}")):
             there = f" (they are in {found.parent}: name that folder)"
+    if not there and any(f.is_dir() for f in folder.iterdir()):
+        there = " (of classes side by side, `split_by_hash` in dfml_nb.splits says which go where)"
     return (f"{folder} has none of the folders {', '.join(SPLITS)}{there}: {LAYOUT}; "
             "to test on classes of your own, NAME/test/CLASS/images is enough")
 
