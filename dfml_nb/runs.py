@@ -20,6 +20,7 @@ from .claims import sweep
 from .logs import LINE, LOG, lines_of
 from .core import (RunError, atomic_write, load_json, plain, require, save_json, stable_seed,
                           to_disk)
+from .settings import flat
 
 # %% ../nbs/runs.ipynb #8f7061da
 class RunFolder:
@@ -84,9 +85,17 @@ def _asked(self: RunFolder) -> dict: # the configuration alone
 @patch
 def _check_same(self: RunFolder, config: dict):
     old = self._asked()
-    diff = sorted(k for k in old.keys() | config.keys() if old.get(k) != config.get(k))
-    require(not diff, f"{self.path} already holds another run (different: {', '.join(diff)}): "
+    diff = _unlike(flat(old), flat(config))
+    said = ", ".join(diff[:3]) + ", …" * (len(diff) > 3)
+    require(not diff, f"{self.path} already holds another run (different: {said}): "
                       "choose another folder or delete it", RunError)
+
+def _unlike(there: dict, asked: dict) -> list: # two flat dicts; → of words
+    "What differs, with both values."
+    def short(value):
+        return str(value) if len(str(value)) <= 40 else str(value)[:39] + "…"
+    return [f"{k} ({short(there.get(k))} there, {short(asked.get(k))} asked)"
+            for k in sorted(there.keys() | asked.keys()) if there.get(k) != asked.get(k)]
 
 @patch
 def _check_unused(self: RunFolder):
