@@ -57,7 +57,9 @@ def _arguments(names, folder, arch, details, kw):
     unknown = set(details) - set(names.values())
     require(not unknown, f"details are given for {brief(sorted(unknown))}, and {folder} has "
             "no such file: names are written without their ending", PoolError)
-    return {f: {"arch": arch, "name": n, **kw, **details.get(n, {})} for f, n in names.items()}
+    args = {f: {"arch": arch, "name": n, **kw, **details.get(n, {})} for f, n in names.items()}
+    _check_said(args)
+    return args
 
 def _say_left(left):
     "What was left lying."
@@ -150,6 +152,16 @@ def import_folder(path,          # the pool's folder; made if it is not there
     order = [a["name"] for a in args.values()]
     add_models(path, items(), factories, every=0, order=order)
     return Pool(path, factories=factories)
+
+def _check_said(args):
+    "Raises `PoolError` for what cannot be known of any file."
+    for file, said in args.items():
+        missing = [k for k in ("size", "mean", "std") if k not in said]
+        require(not missing, f"{file.name}: say also {', '.join(missing)}: the side of its images "
+                "in pixels, and their normalisation as in import_model", PoolError)
+        require(isinstance(said["arch"], str), f"{file.name}: arch is a name, not "
+                f"{brief(repr(said['arch']))}: what builds a network is given as factory",
+                PoolError)
 
 def _judge(bad, files, skip_bad):
     "Say what is wrong with the bad files; go on only without any, or if some are to be skipped."

@@ -164,6 +164,8 @@ class Pool(_Facts):
         require(isinstance(path, (str, os.PathLike)), "a pool is given as its folder, not as "
                 f"{type(path).__name__}: make one with pretrain_pool, import_folder or add_model",
                 PoolError)
+        require(isinstance(factories, (dict, type(None))), "factories are a table of names, such "
+                f"as {{'mine': MyNet}}, not {brief(repr(factories))}", PoolError)
         if first is not None:
             first = whole_number(first, "first", error=PoolError)
         self.path = at_home(path).absolute()
@@ -187,6 +189,9 @@ class Pool(_Facts):
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
+
+    def __add__(self, other):
+        raise PoolError("pools are put together in a folder: merge_pools(path, [one, other])")
 
     def __reduce__(self):  # a copy, perhaps in another process, opens the folder again
         return type(self), (self.path.absolute(), *self.given)

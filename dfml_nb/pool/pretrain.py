@@ -7,6 +7,7 @@ __all__ = ['pretrain_pool']
 
 # %% ../../nbs/pool/pretrain.ipynb #f450d669
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
@@ -164,7 +165,10 @@ def complete(self: Pretraining, path, plans: list, quiet): # as in pretrain_pool
     broadcast()       # so that nobody reads what the first rank has not written yet
 
 def _plans(data, n_models, way, arch, recipe, seed, disjoint, arch_args, overrides):
-    archs = [arch] if isinstance(arch, str) else list(arch)
+    several = isinstance(arch, Iterable) and not isinstance(arch, str)
+    archs = list(arch) if several else [arch]
+    require(archs and all(isinstance(a, str) for a in archs), "arch is a name, or a list of names, "
+            f"not {arch!r}: a network of your own has its name in factories, and arch is that name")
     def plan(i):
         turn = archs[i % len(archs)]
         return plan_teacher(data, i, way, turn, recipe, seed, disjoint, arch_args, **overrides)
