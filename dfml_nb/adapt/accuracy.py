@@ -9,8 +9,11 @@ __all__ = ['episode_accuracy', 'accuracies', 'choose_together']
 from copy import deepcopy
 from functools import partial
 
+import numpy as np
 import torch
 
+from .classifier import answering
+from ..core import EpisodeError, of_python, require, whole_number
 from ..cores import keep_memory
 from ..learn.maml import stack_episodes
 from ..many import activation_bytes, halved, how_many, stackable
@@ -25,7 +28,7 @@ def episode_accuracy(model,            # a `Classifier`
                      query_statistics  # which figures: False (inductive), True (transductive)
                     ) -> list:         # an accuracy (0..1) for each of them
     "Adapt to the support set, score the query set. One adaptation serves all figures."
-    clf = adapt(model, episode.support_x, episode.support_y, way)
+    clf = answering(adapt(model, episode.support_x, episode.support_y, way), adapt)
     right = [clf.predict(episode.query_x, q) == episode.query_y for q in query_statistics]
     return [r.float().mean(-1).tolist() for r in right]
 
@@ -92,3 +95,38 @@ def choose_together(model: Classifier,  # that is adapted
     if not stackable(batch_mode(deepcopy(model)), side):
         return 1
     return asked or how_many(episode_bytes(model, images, side), device, most)
+
+# %% ../../nbs/adapt/accuracy.ipynb #a450e1c1
+LEAST = dict(way=0, shot=1, query=1, n=0)
+
+def check_protocol(ask: dict,    # way, shot, query, n, seed as in evaluate
+                   together: int # as in evaluate
+                  ) -> dict:     # the same in Python's numbers
+    "Raises `EpisodeError` or `SettingsError` for impossible numbers."
+    whole = {k: whole_number(ask[k], k, least, EpisodeError) for k, least in LEAST.items()}
+    n, way = whole["n"], whole["way"]
+    require(n >= 1 and way >= 2,
+            f"{n} episodes of {way} classes: ask for at least one episode and two classes",
+            EpisodeError)
+    require(together is None or together >= 1,
+            f"cannot do {together} episodes at once: together must be 1 or more, or None")
+    return dict(whole, seed=of_python(ask["seed"]))
+
+def which_figures(query_statistics # as in evaluate
+                 ) -> tuple:       # of False and True
+    "Raises `SettingsError` for a word that says neither."
+    asked = of_python(query_statistics)
+    asked = [asked] if isinstance(asked, bool) else asked
+    right = isinstance(asked, (list, tuple)) and all(isinstance(q, (bool, np.bool_)) for q in asked)
+    require(right, "query_statistics is False (inductive), True (transductive), or both, not "
+            f"{query_statistics!r}")
+    return tuple(map(bool, asked))
+
+def model_of(model, # a `Classifier`, or a learner that has one
+             device # of evaluate
+            ) -> tuple: # (the model, its device)
+    "What is evaluated. Raises `RunError` if a learner has learned nothing yet."
+    if not hasattr(model, "check_fitted"):
+        return model, device
+    model.check_fitted()
+    return model.model, model.device

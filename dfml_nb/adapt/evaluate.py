@@ -12,9 +12,10 @@ import math
 import torch
 
 from .adapt import get_adapter
-from .accuracy import accuracies, choose_together
+from .accuracy import (accuracies, check_protocol, choose_together, model_of,
+                                    which_figures)
 from .once import EmbeddedSplit, embedded, sees_alone
-from ..core import EpisodeError, progress, require, whole_number
+from ..core import EpisodeError, progress, require
 from ..episodes import episodes
 
 # %% ../../nbs/adapt/evaluate.ipynb #8fa037a4
@@ -28,23 +29,15 @@ _all_ = ["embedded", "with_interval", "in_words", "as_table", "RESULT_FIELDS", "
 
 # %% ../../nbs/adapt/evaluate.ipynb #207cc560
 def mean_ci(values     # accuracies, any unit
-           ) -> tuple: # (mean, half-width of the 95% interval of the mean)
+           ) -> tuple: # (mean, half-width of its 95% interval; of one value NaN: not known)
     "Mean and $1.96\\,s/\\sqrt n$, with the population deviation $s$ as in the papers."
     v = torch.as_tensor(values, dtype=torch.float64)
     require(len(v) > 0, "no episodes, no mean", EpisodeError)
     require(v.isfinite().all(), "an accuracy is NaN or infinite: there is no mean", EpisodeError)
-    return v.mean().item(), 1.96 * v.std(correction=0).item() / math.sqrt(len(v))
+    half = 1.96 * v.std(correction=0).item() / math.sqrt(len(v)) if len(v) > 1 else math.nan
+    return v.mean().item(), half
 
 # %% ../../nbs/adapt/evaluate.ipynb #69c08d83
-def check_protocol(n: int, way: int, together: int): # as in evaluate
-    "Raises `EpisodeError` or `SettingsError` for impossible numbers."
-    way = whole_number(way, "way", least=0, error=EpisodeError)
-    require(n >= 1 and way >= 2,
-            f"{n} episodes of {way} classes: ask for at least one episode and two classes",
-            EpisodeError)
-    require(together is None or together >= 1,
-            f"cannot do {together} episodes at once: together must be 1 or more, or None")
-
 def figures(values: list # accuracy in each episode, 0..1
            ) -> dict:    # episodes, acc, ci95 (percent)
     "What a row says of the accuracies."
@@ -102,7 +95,7 @@ def row_of(values: list,           # accuracy in each episode, 0..1
     return row
 
 # %% ../../nbs/adapt/evaluate.ipynb #06df267c
-def evaluate(model,                 # a `Classifier`
+def evaluate(model,                 # a `Classifier`, or a learner that has learned
              adapt,                 # function (model, x, y, way) → `FewShotClassifier`, or a name
              split,                 # a split of a data set, e.g. `data.test`
              way: int = 5,          # classes of an episode
@@ -121,15 +114,14 @@ def evaluate(model,                 # a `Classifier`
              seen: dict = None
             ) -> list:              # one row a figure; acc and ci95 in percent
     "Few-shot accuracy by the protocol. Raises `EpisodeError` for impossible episodes."
-    check_protocol(n, way, together)
+    ask = check_protocol(dict(way=way, shot=shot, query=query, n=n, seed=seed), together)
+    query_statistics = which_figures(query_statistics)
+    model, device = model_of(model, device)
     adapt = get_adapter(adapt) if isinstance(adapt, str) else adapt
-    if isinstance(query_statistics, bool):
-        query_statistics = (query_statistics,)
-    ask = dict(way=way, shot=shot, query=query, n=n, seed=seed)
     episodes(split, **ask)      # are they possible?
     ways = routes(model, adapt, split, query_statistics, device, {} if seen is None else seen)
     accs = measure(ways, adapt, ask, device, quiet, together)
-    facts = dict(way=way, shot=shot, selection=selection)
+    facts = dict(ask, selection=selection)
     return [row_of(accs[q], q, facts, keep) for q in query_statistics]
 
 # %% ../../nbs/adapt/evaluate.ipynb #28d6a10d
