@@ -9,6 +9,7 @@ __all__ = ['SCENARIOS', 'Scenario', 'make_pool']
 from dataclasses import dataclass
 from pathlib import Path
 
+from .core import require
 from .data import load_data
 from .pool.pool import Pool, merge_pools
 from .pool.pretrain import pretrain_pool
@@ -119,6 +120,18 @@ SCENARIOS = dict(
              smoke=[tiny(1, arch_args=dict(norm="group"), lr=2e-3),
                     tiny(1, arch="vit", seed=1, **SMALL_RESNETS)])))
 
+# %% ../nbs/scenarios.ipynb #ed33f5e7
+def find_scenario(name: str,  # in `SCENARIOS`
+                  budget: str # one that it has
+                 ) -> Scenario:
+    "Look up a scenario. Raises `SettingsError`."
+    known = isinstance(name, str) and name in SCENARIOS
+    require(known, f"unknown scenario {name!r}: use one of {', '.join(SCENARIOS)}, or enter your "
+            "own in SCENARIOS")
+    has = SCENARIOS[name].budgets
+    require(budget in has, f"unknown budget {budget!r}: experiments have {', '.join(has)}")
+    return SCENARIOS[name]
+
 # %% ../nbs/scenarios.ipynb #ed33f5e8
 def make_pool(scenario: str,   # a name in `SCENARIOS`
               budget: str,     # 'paper', 'cpu' or 'smoke'
@@ -128,7 +141,7 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
               quiet=True       # no progress bar
              ) -> Pool:
     "The pool of a scenario; what is already there is kept. Raises `DataError`, `PoolError`."
-    parts = [dict(p) for p in SCENARIOS[scenario].budgets[budget]]
+    parts = [dict(p) for p in find_scenario(scenario, budget).budgets[budget]]
     where = Path(folder)/f"{scenario}_{budget}"
     # what is missing is missed before hours of training
     data = [load_data(p.pop("data"), root, quiet=quiet) for p in parts]
