@@ -11,6 +11,7 @@ from dataclasses import asdict
 from fastcore.basics import patch
 
 from .adapt.adapt import FewShotClassifier, get_adapter
+from .adapt.classifier import answering
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_support, coded
 from .adapt.layers import learning
@@ -159,7 +160,7 @@ def adapt(self: DataFreeMetaLearner,
     y, classes = coded(y, way)
     with learning():
         x, y = check_support(self.model, x, y, len(classes))
-        clf = adapter(self.model, x, y, len(classes))
+        clf = answering(adapter(self.model, x, y, len(classes)), adapter)
     clf.classes_ = classes
     return clf
 
