@@ -156,13 +156,22 @@ def free_record(file: Path, place: str) -> Path: # file: of record_file
     return file.with_stem(f"{file.stem}_{place}") if before and place and before != place else file
 
 # %% ../nbs/learner_commands.ipynb #a530001e
+def exchanged_text(learner) -> str: # '' if it has the parts of its recipe
+    "Which parts stand in the place of the recipe's, in brackets."
+    from dfml_nb.recipes import get_recipe
+    usual = get_recipe(learner.recipe).names
+    other = {verb: name for verb, name in learner.names.items() if name != usual[verb]}
+    other.update({k: "+".join(v) for k, v in other.items() if k == "learn"})
+    said = ", ".join(f"{verb}={name or 'none'}" for verb, name in other.items())
+    return f" ({said})" if said else ""
+
 def test_table(learner, rows: list) -> str:
     "What came out, one line of the table for each way of selection."
     from dfml_nb.adapt.evaluate import as_table
     several = len({r["selection"] for r in rows}) > 1
     lines = {}
     for r in rows:
-        label = f"{learner.recipe}, {r['adapt']}"
+        label = f"{learner.recipe}{exchanged_text(learner)}, {r['adapt']}"
         if several:
             label += f" ({r['selection']})"
         lines.setdefault(label, []).append(r)

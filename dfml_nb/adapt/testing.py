@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .adapt import get_adapter
 from .evaluate import as_hits, evaluate, select
-from ..core import DataError, device_name, require, versions
+from ..core import DataError, device_name, of_python, require, versions
 from ..cores import computing
 from ..learn.training import read_model
 from ..worker import hired
@@ -112,36 +112,42 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
                  n: int = 600,        # episodes
                  seed: int = 0,       # of the episodes
                  run=None,            # run folder, for its snapshots
-                 choose=("last",),    # any of 'last', 'val', 'test-max'
+                 choose=("last",),    # 'last', 'val' or 'test-max', or several
                  val_n: int = 100,    # episodes for choosing on meta-validation classes
                  query: int = 15,     # query images of each class
                  quiet=True,          # no progress bar
                  workers: int = None  # processes that share the work on a CPU; None: as many as pay
                 ) -> list:            # rows of evaluate
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `EpisodeError`."
-    check_test(data, shots)
+    choose = check_test(data, shots, choose, run)
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
     judge = Judge(learner, data, way, how, query, seed, quiet)
-    models = []
-    if run and set(choose) != {"last"}:
-        models = [m.to(learner.device) for m in snapshots(run, learner.factories)]
+    kept = snapshots(run, learner.factories) if set(choose) - {"last"} else []
+    models = [m.to(learner.device) for m in kept]
     rows = []
     with hired(workers, quiet), computing(learner.device):
         for shot in dict.fromkeys(shots):
             for c in choose if models else ["last"]:  # else there is nothing to choose from
                 rows += judge.chosen(c, models, learner.model, shot, n, val_n)
-    about = dict(adapt=how, episode_seed=seed, query=query)
+    about = dict(adapt=how, episode_seed=of_python(seed), query=of_python(query))
     about["trained_shot"] = episode_shot(asdict(learner.settings))
     return [dict(counted(r, way * query), **about) for r in rows]
 
 # %% ../../nbs/adapt/testing.ipynb #fc7c176a
-def check_test(data, shots):
-    "Raises `DataError` or `SettingsError` unless these are a data set, and several numbers."
+def check_test(data, shots, choose, run) -> list: # of the words in choose
+    "Raises `DataError` or `SettingsError` unless a learner can be tested so."
     require(hasattr(data, "splits"), "a learner is tested on a data set, as from load_data, not "
             f"on a {type(data).__name__}", DataError)
     require(isinstance(shots, Iterable) and not isinstance(shots, str),
             f"shots are several numbers, such as (1, 5), not {shots!r}")
+    words = [choose] if isinstance(choose, str) else list(choose)
+    for word in words:
+        require(word in ("last", "val", "test-max"),
+                f"choose is one of last, val, test-max, or several of them, not {word!r}")
+        require(run or word == "last", f"{word!r} chooses among the models that a run keeps: "
+                "name its folder (run=...)")
+    return words
 
 # %% ../../nbs/adapt/testing.ipynb #67bfb85e
 def result(learner,         # a trained DataFreeMetaLearner
@@ -154,7 +160,8 @@ def result(learner,         # a trained DataFreeMetaLearner
     about = learner.about
     with computing(learner.device):          # as many threads as the test had
         tested = dict(device=device_name(learner.device), versions=versions())
-    return dict(recipe=learner.recipe, data=data.name, data_free=learner.data_free,
+    return dict(recipe=learner.recipe, parts=learner.names,
+                data=data.name, data_free=learner.data_free,
                 pool=about["pool"], budget=learner.budget, shot=learner.shot, seed=learner.seed,
                 device=about["device"], versions=about["versions"], tested=tested,
                 seconds=dict(about["seconds"], test=round(seconds, 1)),
