@@ -23,7 +23,7 @@ from .records import changed, recorded, result_file, run_folder, unlike
 from .rows import EXPERIMENTS, Experiment
 from .claims import claimed
 from .runs import RunFolder
-from .scenarios import SCENARIOS, make_pool
+from .scenarios import SCENARIOS, find_scenario, make_pool
 
 # %% ../nbs/experiments.ipynb #90c03c84
 def find_experiments(name: str # 'all', a table, or TABLE/ROW
@@ -60,8 +60,9 @@ def reproduce(e: Experiment,
              ) -> dict:              # the record
     """Run one row of one table, or read what it gave before; what learns from episodes is trained
     for each shot. Raises `DFMLError`."""
-    budgets = SCENARIOS[e.scenario].budgets
-    require(budget in budgets, f"unknown budget {budget!r}: experiments have {', '.join(budgets)}")
+    require(isinstance(e, Experiment), f"a row is given as an Experiment, not as {e!r}: "
+            "find_experiments(name) finds them")
+    find_scenario(e.scenario, budget)
     if episodes is None:
         episodes = 3 if budget == "smoke" else 600
     require(episodes >= 1, f"{episodes} episodes: ask for at least one")
