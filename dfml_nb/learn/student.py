@@ -10,6 +10,7 @@ import math
 
 import torch
 
+import dfml_nb.ensemble      # registers the architecture "embedding"
 from .answers import match_terms
 from ..nets import Classifier, build_classifier
 from ..recover.painter import multiplying

@@ -171,7 +171,7 @@ class Pool(_Facts):
         self.path = at_home(path).absolute()
         self.given = factories, cache, device, first, room
         self.factories = factories
-        self.specs = read_index(self.path)[:first]
+        self.specs = read_index(at_home(path))[:first]   # messages name it as it was given
         require(self.specs, f"the pool {path} is empty: put models in with "
                 "pretrain_pool, import_folder or add_model", PoolError)
 
@@ -194,7 +194,7 @@ class Pool(_Facts):
         raise PoolError("pools are put together in a folder: merge_pools(path, [one, other])")
 
     def __reduce__(self):  # a copy, perhaps in another process, opens the folder again
-        return type(self), (self.path.absolute(), *self.given)
+        return type(self), (self.path, *self.given)
 
     def __repr__(self):
         archs = dict(Counter(s.arch for s in self.specs))
