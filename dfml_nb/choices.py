@@ -6,7 +6,7 @@
 __all__ = ['get_recipe', 'check_budget', 'exchanged', 'chosen_settings', 'budget_text']
 
 # %% ../nbs/choices.ipynb #be8187e8
-from .parts import DRAW, LEARN, RECOVER, find_part
+from .parts import DRAW, LEARN, RECOVER, by_name, find_part
 from .core import of_python, require, whole_number
 from .settings import names_of, override, value_of
 from .table import BUDGETS, RECIPES, Recipe, settings_for
@@ -14,10 +14,7 @@ from .table import BUDGETS, RECIPES, Recipe, settings_for
 # %% ../nbs/choices.ipynb #2ea9a215
 def get_recipe(name: str) -> Recipe: # a name in `RECIPES`
     "Look up a recipe. Raises `SettingsError`."
-    known = isinstance(name, str) and name in RECIPES
-    require(known, f"unknown recipe {name!r}: use one of {', '.join(RECIPES)}; a recipe of your "
-            "own is known by its name once the module that enters it is imported")
-    return RECIPES[name]
+    return by_name(RECIPES, name, "recipe", "recipe")
 
 def check_budget(budget: str): # a name in `BUDGETS`
     "Raises `SettingsError` for an unknown budget."

@@ -18,7 +18,7 @@ from ..learn.maml import inner_loop
 from ..learn.r2d2 import ridge_weights
 from ..many import seeing
 from ..nets import Classifier, batch_mode
-from ..parts import ADAPT, YOUR_OWN, part
+from ..parts import ADAPT, by_name, part
 
 # %% ../../nbs/adapt/adapt.ipynb #991ff8ee
 def takes_many(adapt): # function (model, x, y, way) → FewShotClassifier
@@ -141,7 +141,4 @@ HEADED = "fine_tune", "icfil"   # these use the model's own outputs; the others 
 def get_adapter(name: str # as entered in the registry
                ):         # function (model, x, y, way) → FewShotClassifier
     "Look up an adaptation by name. Raises `SettingsError`."
-    known = isinstance(name, str) and name in ADAPT
-    require(known,
-            f"unknown adaptation {name!r}: use one of {', '.join(ADAPT)}; {YOUR_OWN}")
-    return ADAPT[name]
+    return by_name(ADAPT, name, "adaptation")
