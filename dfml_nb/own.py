@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .core import SettingsError, require, rng
-from .heads import (SEVERAL, StandIn, find_head, heads, is_number, is_table, logits_of,
-                           named_logits, noted, put_layer, tensors_in, width)
+from .core import SettingsError, rng
+from .heads import (StandIn, find_head, heads, is_number, logits_of, named_logits, noted,
+                           put_layer, tensors_in)
 
 _all_ = ["find_head", "logits_of"]   # part of this module, too
 

@@ -30,8 +30,7 @@ from .worker import hired
 # %% ../nbs/recipes.ipynb #94c6ec1c
 from .choices import (arguments_of, budget_text, check_budget,
                              chosen_settings, counts_of, exchanged, get_recipe)
-from .fitting import pretrain_seconds
-from .settings import names_of, override, value_of
+from .settings import override
 from .table import BUDGETS, RECIPES, Recipe, settings_for
 
 # part of this module, too

@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 
 from .claims import sweep
-from .logs import LINE, LOG, lines_of
+from .logs import lines_of
 from .core import (RunError, atomic_write, load_json, plain, require, save_json, stable_seed,
                           to_disk)
 from .settings import flat

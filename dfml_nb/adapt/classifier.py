@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .inputs import PICTURES, as_images, in_order, pieces, understood
 from .labels import places
 from .layers import enough_numbers, full_precision, own_layers
-from .statistics import batch_statistics, batchnorm_momentum, statistics_of, unchanged
+from .statistics import batch_statistics, statistics_of, unchanged
 from ..core import EpisodeError, RunError, SettingsError, require, usual_tensors
 from ..many import seeing
 from ..nets import Classifier, batch_mode

@@ -20,9 +20,8 @@ from ..episodes import episodes
 
 # %% ../../nbs/adapt/evaluate.ipynb #8fa037a4
 # part of this module, too
-from .tables import (RECORDS, RESULT_FIELDS, as_table, averaged, by_figure, device_of,
-                                  in_words, load_results, over_seeds, record_facts, sources,
-                                  with_interval)
+from .tables import (RECORDS, RESULT_FIELDS, as_table, device_of, in_words,
+                                  load_results, over_seeds, sources, with_interval)
 
 _all_ = ["embedded", "with_interval", "in_words", "as_table", "RESULT_FIELDS", "load_results",
          "over_seeds", "RECORDS", "sources"]

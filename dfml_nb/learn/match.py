@@ -17,7 +17,7 @@ from .answers import as_embedding
 from .mixed_views import ViewSettings
 from .pool_centroid import whitening
 from .questions import Asking
-from .student import new_student, one_cycle, student_step
+from .student import new_student, student_step
 from ..nets import Classifier
 from ..parts import LEARN, Bound, Count, NotNegative, Positive, Settings, Share, Whole, part
 from ..ranks import take_over

@@ -10,7 +10,6 @@ from fastcore.basics import patch
 
 from ..core import Clock
 from .assembly import Assembly
-from .compatible import check_kinds, unfit
 from .draws import AllOnce, NoDraw, RandomDraw, UpTo
 from .memory import Memory
 from .train_settings import TrainSettings, check_trust, compose

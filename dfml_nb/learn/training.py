@@ -9,9 +9,9 @@ __all__ = ['Callback', 'run_steps', 'Progress', 'Log', 'Checkpoint', 'Snapshots'
 import time
 
 from ..core import RunError, progress, require
-from .model_file import (archs_in, archs_of, blank, build, check_learner_place,
-                                      read_checked, read_model, reading, save_model)
-from .resume import changes, resume, working_in
+from .model_file import (archs_in, check_learner_place, read_model, reading,
+                                      save_model)
+from .resume import resume, working_in
 from ..pool.numbers import checksum
 from ..ranks import n_ranks, share, take_over
 from ..runs import RunFolder
