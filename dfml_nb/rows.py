@@ -284,6 +284,8 @@ def distill_rows(): # yields experiments
                  cpu={"match.batch": 64, "match.lr": 2e-3})
     yield beyond("distill_wide", "pool_distill", settings={"arch": "conv4_64"})
     yield beyond("distill_100_long", "pool_distill", scenario="cifar_fs_100_long")
+    for data in ("mini_imagenet", "cub"):   # a student of 84 pixels, as its teachers
+        yield Experiment("own_size", data, data, "pool_distill")
     for name, settings in DISTILL_PARTS.items():
         nothing = dict(recover="none", draw="none") if name == "drawn_only" else {}
         yield beyond(name, "pool_distill", "centroid_own" if name == "centroid" else None,
