@@ -206,6 +206,8 @@ class Learn(Part):
 # %% ../nbs/parts.ipynb #52eba77e
 class Draw(Part):
     "Says which teachers have their turn in a step."
+    counted = True           # there are `outer_steps` rounds; False: it says how many there are
+
     def __init__(self, s, given: Given,
                  train):     # settings of the training: outer_steps, teachers, distinct, trust
         super().__init__(s, given)

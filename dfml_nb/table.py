@@ -9,6 +9,7 @@ __all__ = ['BUDGETS', 'RECIPES', 'RELEASED', 'POOL_BUDGETS', 'Recipe', 'settings
 from dataclasses import dataclass, field, fields
 
 from .learn.trainer import compose
+from .parts import DRAW
 from .settings import override
 
 # %% ../nbs/table.ipynb #a019a401
@@ -47,7 +48,7 @@ class Recipe:
     draw: str = "random"         # a name in DRAW
     # dotted name → value
     settings: dict = field(default_factory=dict)
-    # name of a budget → more of them
+    # name of a budget → more of them; of one that is left out see `ROUNDS`
     budgets: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -65,6 +66,19 @@ class Recipe:
         "Whether no real image is used."
         return settings_for(self.names, self, "paper").data_free
 
+# %% ../nbs/table.ipynb #77896d54
+# rounds at a budget, where a recipe does not speak of it
+ROUNDS = dict(cpu=100, demo=20, smoke=3)
+
+def fewer(s,            # a settings object
+          budget: str   # a name in `BUDGETS`
+         ) -> dict:     # name → value
+    "What makes a long training one of as many rounds as a budget has."
+    n = ROUNDS.get(budget, s.outer_steps)
+    if s.outer_steps <= n:
+        return {}
+    return dict(outer_steps=n, warmup=min(s.warmup, n // 3))
+
 # %% ../nbs/table.ipynb #77896d55
 def settings_for(names: dict,   # of the parts, as for `Trainer`
                  recipe: Recipe,
@@ -78,8 +92,9 @@ def settings_for(names: dict,   # of the parts, as for `Trainer`
     for f in fields(s):
         mine = getattr(getattr(s, f.name), "budgets", {}).get(budget, {})
         changes.update({f"{f.name}.{k}": v for k, v in mine.items()})
-    changes.update(known(recipe.budgets.get(budget, {})))
-    return override(s, changes)
+    s = override(s, changes)
+    rest = fewer(s, budget) if DRAW[names["draw"]].counted else {}
+    return override(s, known(recipe.budgets.get(budget, rest)))
 
 # %% ../nbs/table.ipynb #19ccb4a3
 RECIPES = dict(

@@ -50,6 +50,8 @@ class UpTo(RandomDraw):
 @part(DRAW, "all_once")
 class AllOnce(Draw):
     "Every teacher once, a few in each round, in the order of the pool."
+    counted = False
+
     def __init__(self, s, given, train):
         super().__init__(s, given, train)
         self.rounds = -(-len(given.places) // train.teachers)
