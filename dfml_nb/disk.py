@@ -91,16 +91,18 @@ def parse_json(data: bytes # UTF-8
     return json.loads(data.decode("utf-8"))
 
 # %% ../nbs/disk.ipynb #31fd41bb
-def as_json(o): # dicts, lists, tuples, strings and numbers
-    "An object as it comes back from a file: with lists for tuples, and strings for keys."
-    return json.loads(json.dumps(o))
+def as_json(o): # as for `save_json`
+    """An object as it comes back from a file: with lists for tuples, and strings for keys. NaN and
+    infinity are no JSON, and come back as None."""
+    text = json.dumps(o, default=plain)
+    return json.loads(text, parse_constant=lambda word: None)
 
 # %% ../nbs/disk.ipynb #c10c4a15
 def save_json(path, # the file to write
               obj   # anything JSON can hold; also data classes, paths, NumPy scalars, tensors
              ):
-    "Write `obj` as indented JSON, atomically."
-    text = json.dumps(obj, indent=1, default=plain, ensure_ascii=False)
+    "Write `obj` as indented JSON, atomically; NaN and infinity become null."
+    text = json.dumps(as_json(obj), indent=1, ensure_ascii=False, allow_nan=False)
     # a name of a file that is no UTF-8: JSON has a way to write it, the same as Python
     data = (text + "\n").encode("utf-8", "backslashreplace")
     atomic_write(path, lambda p: p.write_bytes(data))

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .adapt.tables import load_results, over_seeds, without_episodes
+from .adapt.tables import half_of, load_results, over_seeds, without_episodes
 from .core import RunError, as_json, load_json, require, stable_seed
 from .learn.trainer import compose
 from .recipes import get_recipe
@@ -143,7 +143,7 @@ def mean_over_data(rows: list # of a record's test, with data
     means = []
     for g in groups.values():
         acc = sum(r["acc"] for r in g) / len(g)
-        ci95 = sum(r["ci95"] ** 2 for r in g) ** .5 / len(g)
+        ci95 = sum(half_of(r) ** 2 for r in g) ** .5 / len(g)
         row = g[0] if len(g) == 1 else without_episodes(g[0])
         means.append(dict(row, data="mean", acc=acc, ci95=ci95))
     return means

@@ -18,8 +18,8 @@ from fastcore.basics import patch
 
 from .claims import sweep
 from .logs import lines_of
-from .core import (RunError, atomic_write, load_json, plain, require, save_json, stable_seed,
-                          to_disk)
+from .core import (RunError, as_json, atomic_write, load_json, require, save_json,
+                          stable_seed, to_disk)
 from .settings import flat
 
 # %% ../nbs/runs.ipynb #8f7061da
@@ -62,7 +62,7 @@ def create(self: RunFolder,
            begun: dict = None # with what it is begun, such as threads; is kept, and not compared
           ) -> RunFolder:     # itself
     "Start or continue a run. Raises `RunError` if the folder holds something else."
-    config = json.loads(json.dumps(config, default=plain))
+    config = as_json(config)
     if self.config_file.exists():
         self._check_same(config)
     else:
@@ -123,7 +123,7 @@ def log(self: RunFolder, **row): # one event, which becomes one JSON line
     "Append a line to `log.jsonl`. Raises `RunError`."
     try:
         with open(self.log_file, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row, default=plain) + "\n")
+            f.write(json.dumps(as_json(row)) + "\n")
     except OSError as e:
         self.check_exists()
         raise RunError(f"could not write {self.log_file}: {e}. Free some space; "

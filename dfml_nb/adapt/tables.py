@@ -6,11 +6,18 @@
 __all__ = ['RESULT_FIELDS', 'RECORDS', 'with_interval', 'in_words', 'as_table', 'load_results', 'over_seeds', 'sources']
 
 # %% ../../nbs/adapt/tables.ipynb #cd70c5df
+import math
 from pathlib import Path
 
 import torch
 
 from ..core import DataError, load_json, markdown_table, require
+
+# %% ../../nbs/adapt/tables.ipynb #fe8a12ed
+def half_of(row: dict # of `evaluate`, or of a record
+           ) -> float: # NaN: not known
+    "The half-width of a row's interval; of one episode nobody knows it, and a file says null."
+    return math.nan if row["ci95"] is None else row["ci95"]
 
 # %% ../../nbs/adapt/tables.ipynb #fe8a12ef
 def with_interval(mean,        # in any unit
@@ -23,7 +30,7 @@ def with_interval(mean,        # in any unit
 def in_words(row: dict # with acc and ci95, as from `evaluate`
             ) -> str:
     "An accuracy with its interval."
-    return with_interval(row["acc"], row["ci95"])
+    return with_interval(row["acc"], half_of(row))
 
 # %% ../../nbs/adapt/tables.ipynb #fe8a12f0
 def by_figure(name: str, # of a method, for the message
@@ -79,7 +86,7 @@ def averaged(rows: list # of different seeds
     n = len(rows)
     accs = [r["acc"] for r in rows]
     spread = torch.tensor(accs, dtype=torch.float64).std().item() if n > 1 else 0.
-    acc, ci95 = sum(accs) / n, sum(r["ci95"] for r in rows) / n
+    acc, ci95 = sum(accs) / n, sum(map(half_of, rows)) / n
     row = without_episodes(rows[0])
     if all("hits" in r for r in rows):
         row["hits"] = mean_hits(rows)
