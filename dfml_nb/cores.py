@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import joblib
 import torch
 
+from .devices import usual_tensors
+
 # %% ../nbs/cores.ipynb #708bde21
 def cores() -> int: # at least 1
     "How many processor cores this process may use."
@@ -36,13 +38,10 @@ def keep_memory() -> bool: # whether it worked (Linux with glibc only)
 _lock = threading.Lock()
 _threads = []    # of the caller, once for each block that is open
 
-# %% ../nbs/cores.ipynb #fb38c5e3
+# %% ../nbs/cores.ipynb #fb38c5e2
 @contextmanager
-def computing(device="cpu"): # a torch.device, or its name
+def single_thread():
     "Within the block PyTorch uses one thread of the CPU, and freed memory is kept."
-    if torch.device(device).type != "cpu":
-        yield
-        return
     keep_memory()
     with _lock:
         _threads.append(_threads[0] if _threads else torch.get_num_threads())
@@ -54,3 +53,14 @@ def computing(device="cpu"): # a torch.device, or its name
             before = _threads.pop()
             if not _threads:
                 torch.set_num_threads(before)
+
+# %% ../nbs/cores.ipynb #fb38c5e3
+@contextmanager
+def computing(device="cpu"): # a torch.device, or its name
+    "Within the block PyTorch computes as usual, with one thread of the CPU; freed memory is kept."
+    with usual_tensors():
+        if torch.device(device).type == "cpu":
+            with single_thread():
+                yield
+        else:
+            yield

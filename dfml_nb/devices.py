@@ -46,27 +46,6 @@ def device_name(device   # a torch.device, or its name
     n = torch.get_num_threads()
     return f"{device.type}, {n} thread{'s' * (n != 1)}"
 
-# %% ../nbs/devices.ipynb #82ead304
-@contextlib.contextmanager
-def single_precision():
-    "Within the block new tensors are float32, whatever `torch.set_default_dtype` was told."
-    before = torch.get_default_dtype()
-    if before == torch.float32:       # nothing is touched that belongs to the whole process
-        yield
-        return
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-@contextlib.contextmanager
-def usual_tensors():
-    "As `single_precision`, and on the CPU, whatever `torch.set_default_device` was told."
-    elsewhere = torch.get_default_device().type != "cpu"
-    with torch.device("cpu") if elsewhere else contextlib.nullcontext(), single_precision():
-        yield
-
 # %% ../nbs/devices.ipynb #ada30002
 class Held:
     "A switch of the whole process, set while any thread needs it; to be used by `with`."
@@ -87,3 +66,49 @@ class Held:
             self.users -= 1
             if not self.users:
                 self.held.__exit__(None, None, None)
+
+# %% ../nbs/devices.ipynb #82ead304
+def matmul_precision() -> str: # None where a program has set it in PyTorch's newer ways, too
+    "How exactly matrices of float32 are multiplied."
+    with contextlib.suppress(RuntimeError):
+        return torch.get_float32_matmul_precision()
+
+def onednn() -> bool:
+    "Whether oneDNN is used, of which some processors' convolutions are made."
+    return torch.backends.mkldnn.enabled
+
+def use_onednn(on: bool):
+    torch.backends.mkldnn.enabled = on
+
+# of the whole process: how to look at a switch, how to set it, how it stands here
+USUAL = ((torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+         (matmul_precision, torch.set_float32_matmul_precision, "highest"),
+         (onednn, use_onednn, True))
+
+@contextlib.contextmanager
+def usual_switches():
+    "Within the block they stand as usual; what stands so already is not touched."
+    found = [(put, look(), here) for look, put, here in USUAL]
+    moved = [(put, was, here) for put, was, here in found if was not in (None, here)]
+    for put, _, here in moved:
+        put(here)
+    try:
+        yield
+    finally:
+        for put, was, _ in moved:
+            put(was)
+
+usual = Held(usual_switches)
+
+@contextlib.contextmanager
+def single_precision():
+    "Within the block new tensors are float32, and are computed with as such, as usual."
+    with usual:
+        yield
+
+@contextlib.contextmanager
+def usual_tensors():
+    "As `single_precision`, and on the CPU, whatever `torch.set_default_device` was told."
+    elsewhere = torch.get_default_device().type != "cpu"
+    with torch.device("cpu") if elsewhere else contextlib.nullcontext(), single_precision():
+        yield

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .core import SettingsError, rng
+from .core import SettingsError, USUAL, rng
 from .heads import (StandIn, find_head, heads, is_number, logits_of, named_logits, noted,
                            put_layer, tensors_in)
 
@@ -43,8 +43,8 @@ def in_order(x: torch.Tensor # (B, C, H, W)
 # %% ../nbs/own.ipynb #0a11002d
 SWITCHES = (    # of PyTorch, for the whole thread or process: how to look at one, how to set it
     (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_num_threads, torch.set_num_threads))
+    (torch.get_num_threads, torch.set_num_threads),
+    *[(look, put) for look, put, _ in USUAL])
 
 @contextmanager
 def settings_kept():
@@ -54,7 +54,7 @@ def settings_kept():
         yield
     finally:
         for (look, put), was in zip(SWITCHES, before):
-            if look() != was:
+            if was is not None and look() != was:
                 put(was)
 
 # %% ../nbs/own.ipynb #0a110014

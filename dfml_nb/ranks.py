@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from .core import RunError, require, versions
+from .core import RunError, matmul_precision, require, versions
 from .parcels import put_back, take_out
 from .pulse import AGAIN, NOT_FOUND, START, RankLost, in_group, is_joined, wait
 
@@ -182,4 +182,4 @@ def surroundings(device="cpu"  # on which is computed
     return dict(versions=versions(), threads=torch.get_num_threads(),
                 device=torch.device(device).type,
                 processor=torch.backends.cpu.get_cpu_capability(),
-                precision=f"{torch.get_default_dtype()}, {torch.get_float32_matmul_precision()}")
+                precision=f"{torch.get_default_dtype()}, {matmul_precision()}")

@@ -21,7 +21,6 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from .core import require
@@ -37,15 +36,12 @@ def megabytes() -> int: # largest so far, of this process
 
 def how_here() -> dict: # plain values
     "What a worker takes over from the process that it works for."
-    return dict(environ=dict(os.environ), folder=os.getcwd(), dtype=torch.get_default_dtype(),
-                precision=torch.get_float32_matmul_precision())
+    return dict(environ=dict(os.environ), folder=os.getcwd())
 
 def like_there(how: dict): # of `how_here`
     "Work as the other process does."
     os.environ.update(how["environ"])
     os.chdir(how["folder"])
-    torch.set_default_dtype(how["dtype"])
-    torch.set_float32_matmul_precision(how["precision"])
 
 def prepared(file: str): # with an order → a function, to be called in the group
     "The first part of an order."

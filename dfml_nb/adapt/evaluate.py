@@ -14,6 +14,7 @@ import torch
 from .adapt import get_adapter
 from .accuracy import (accuracies, check_protocol, choose_together, model_of,
                                     which_figures)
+from .layers import learning
 from .once import EmbeddedSplit, embedded, sees_alone
 from ..core import EpisodeError, progress, require
 from ..episodes import episodes
@@ -94,6 +95,7 @@ def row_of(values: list,           # accuracy in each episode, 0..1
     return row
 
 # %% ../../nbs/adapt/evaluate.ipynb #06df267c
+@learning()
 def evaluate(model,                 # a `Classifier`, or a learner that has learned
              adapt,                 # function (model, x, y, way) → `FewShotClassifier`, or a name
              split,                 # a split of a data set, e.g. `data.test`

@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
 from ..core import (DFMLError, RunError, atomic_write, check_target, fork_seed, parse_json,
-                          require)
+                          require, usual_tensors)
 from ..nets import Classifier, build_classifier
 from ..pool.files import state_problem
 from ..pool.numbers import NumberFile, NumbersError, checksum
@@ -94,6 +94,7 @@ def reading(path):
         raise RunError(f"{path} holds no model saved by this library ({e})") from e
 
 # %% ../../nbs/learn/model_file.ipynb #4a1f12b0
+@usual_tensors()
 def read_model(path,            # a file of `save_model`
                factories=None   # the caller's own architectures: name → function
               ) -> tuple:       # (the classifier, facts)
