@@ -13,8 +13,8 @@ from pathlib import Path
 from .core import RunError, at_home, device_name, require, versions
 from .learn.together import Together
 from .learn.trainer import Trainer
-from .learn.training import (Agree, Checkpoint, Log, Progress, Snapshots, resume,
-                                    run_steps)
+from .learn.training import (Agree, Callback, Checkpoint, Log, Progress, Snapshots,
+                                    resume, run_steps)
 from .pool.pool import Pool
 from .ranks import rank, surroundings
 from .runs import RunFolder
@@ -51,19 +51,31 @@ def going_on(trainer: Trainer, folder: RunFolder, quiet: bool) -> int:
         print(f"{folder.path}: going on after step {first} of {trainer.steps}", file=sys.stderr)
     return first
 
+class History(Callback):
+    "The rows of all steps, in a list."
+    def __init__(self, rows: list): # those of the steps before
+        self.rows = rows
+
+    def after(self, trainer, i, row):
+        self.rows.append(row)
+
 def train(trainer: Trainer,
-          folder,           # a `RunFolder`, or None: nothing is kept
+          folder,           # a `RunFolder`, or None: nothing is written
           config: dict,     # what the user asked
           callbacks=(),     # called before those of the folder
-          quiet=True):      # nothing is said of going on
+          quiet=True,       # nothing is said of going on
+          history=None):    # a list, to which the row of each step is added
     "All steps that are still to do. Raises `RunError`."
+    rows = [] if history is None else history
     if folder is None:
-        run_steps(trainer, [*callbacks, Together()])
+        run_steps(trainer, [*callbacks, History(rows), Together()])
         return
     if rank() == 0:
         begin(folder, trainer, config)
     first = going_on(trainer, folder, quiet)
-    run_steps(trainer, [*callbacks, *kept(folder, trainer), Together()], first)
+    if rank() == 0:
+        rows += [row for row in folder.rows() if row["step"] < first]
+    run_steps(trainer, [*callbacks, History(rows), *kept(folder, trainer), Together()], first)
 
 # %% ../nbs/fitting.ipynb #3a653f86
 def pretrain_seconds(pool: Pool): # seconds, or None if any model does not say

@@ -62,6 +62,7 @@ class DataFreeMetaLearner:
         get_adapter(self.how)
         self.settings = chosen_settings(self.names, row, budget, shot, settings)
         self.model = None
+        self.history = []            # of fit: a dict of figures for each step
         self.factories = None        # of networks of one's own, from the pool
         self.about = {}
         self.clock = Clock()
@@ -130,7 +131,8 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
     with working_in(run, self.device) as folder:
         trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
         callbacks = [*shown(trainer, self.recipe, quiet), *callbacks]
-        train(trainer, folder, self.config, callbacks, quiet)
+        self.history = []
+        train(trainer, folder, self.config, callbacks, quiet, self.history)
         self._take_over(trainer)
         if folder and rank() == 0:
             folder.check_exists()

@@ -39,6 +39,11 @@ class Assembly:
         self.build_parts()
         self.check_parts()
 
+    def __repr__(self):
+        learn = " + ".join(self.names["learn"]) or "nothing"
+        return (f"{type(self).__name__}: {self.names['recover'] or 'nothing'} → {learn}, "
+                f"{self.steps} steps on {self.device}")
+
 # %% ../../nbs/learn/assembly.ipynb #039d5723
 @patch
 def give(self: Assembly) -> Given:

@@ -32,6 +32,9 @@ class Memory:
     def __len__(self):
         return sum(len(ring) for ring in self.rings.values())
 
+    def __repr__(self):
+        return f"Memory: {len(self)} images of {len(self.rings)} classes"
+
     @property
     def classes(self) -> list:
         "The classes in memory, the one that came last at the end."

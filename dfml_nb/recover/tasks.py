@@ -25,6 +25,11 @@ class Task:
     def __len__(self):
         return len(self.y)
 
+    def __repr__(self):
+        size = tuple(self.x.shape[1:])
+        return (f"Task of teacher {self.teacher}: {len(self)} images {size} "
+                f"of {len(self.classes)} classes")
+
 # %% ../../nbs/recover/tasks.ipynb #9182257e
 def balanced_labels(n_classes: int,  # labels 0..n_classes-1
                     per_class: int,  # how often each occurs
