@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from fastcore.basics import patch
-from sklearn.cluster import SpectralClustering
 
 from ..core import require, rng, stable_seed
 from ..parts import DRAW, Count, Draw, Settings, part
@@ -27,6 +26,7 @@ def spectral_groups(sim,           # (N, N), 0..1
                     seed: int = 0  # of the clustering's start
                    ) -> torch.Tensor: # (N,), 0..groups-1
     "Spectral clustering with dissimilarity as affinity (TGR, task groupings)."
+    from sklearn.cluster import SpectralClustering   # takes its time
     # the small number keeps the graph in one piece when tasks are equal
     strength = (1 - sim).clamp(min=0) + 1e-6
     clustering = SpectralClustering(groups, affinity="precomputed", random_state=seed % 2**32)
