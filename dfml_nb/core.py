@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['versions', 'Clock', 'progress', 'markdown_table', 'DEVICES', 'device_name', 'pick_device', 'HOST', 'LONGEST', 'MANY',
            'atomic_write', 'load_json', 'save_json', 'sha256_file', 'DataError', 'DFMLError', 'EpisodeError',
-           'PoolError', 'RunError', 'SettingsError', 'require', 'fork_seed', 'rng', 'seed_everything', 'stable_seed']
+           'PoolError', 'RunError', 'SettingsError', 'brief', 'require', 'fork_seed', 'rng', 'seed_everything',
+           'stable_seed']
 
 # %% ../nbs/core.ipynb #c98db82b
 import contextlib
@@ -24,12 +25,12 @@ from .devices import (DEVICES, USUAL, Held, device_name, matmul_precision, pick_
 from .disk import (HOST, LONGEST, MANY, as_json, at_home, atomic_write, check_target,
                           load_json, parse_json, plain, save_json, sha256_file, to_disk)
 from .errors import (DataError, DFMLError, EpisodeError, PoolError, RunError,
-                            SettingsError, of_python, require, spelled, whole_number)
+                            SettingsError, brief, of_python, require, spelled, whole_number)
 from .seeds import fork_seed, one_thread, rng, seed_everything, stable_seed
 
 _all_ = ["DEVICES", "device_name", "pick_device", "HOST", "LONGEST", "MANY", "atomic_write",
          "load_json", "save_json", "sha256_file", "DataError", "DFMLError", "EpisodeError",
-         "PoolError", "RunError", "SettingsError", "require", "fork_seed", "rng",
+         "PoolError", "RunError", "SettingsError", "brief", "require", "fork_seed", "rng",
          "seed_everything", "stable_seed"]
 
 # %% ../nbs/core.ipynb #29b3dd50

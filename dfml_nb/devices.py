@@ -74,7 +74,7 @@ def matmul_precision() -> str: # None where a program has set it in PyTorch's ne
         return torch.get_float32_matmul_precision()
 
 def onednn() -> bool:
-    "Whether oneDNN is used, of which some processors' convolutions are made."
+    "Whether convolutions may be left to oneDNN."
     return torch.backends.mkldnn.enabled
 
 def use_onednn(on: bool):

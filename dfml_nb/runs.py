@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from .claims import sweep
 from .logs import lines_of
-from .core import (RunError, as_json, atomic_write, load_json, require, save_json,
+from .core import (RunError, as_json, atomic_write, brief, load_json, require, save_json,
                           stable_seed, to_disk)
 from .settings import flat
 
@@ -92,9 +92,7 @@ def _check_same(self: RunFolder, config: dict):
 
 def _unlike(there: dict, asked: dict) -> list: # two flat dicts; → of words
     "What differs, with both values."
-    def short(value):
-        return str(value) if len(str(value)) <= 40 else str(value)[:39] + "…"
-    return [f"{k} ({short(there.get(k))} there, {short(asked.get(k))} asked)"
+    return [f"{k} ({brief(there.get(k), 40)} there, {brief(asked.get(k), 40)} asked)"
             for k in sorted(there.keys() | asked.keys()) if there.get(k) != asked.get(k)]
 
 @patch

@@ -33,7 +33,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
                  **spec
                 ) -> tuple:             # (Classifier, ModelSpec, factories)
     "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
-    _check_kinds(file, arch, spec.get("arch_args"))
+    check_arch(file, arch, spec.get("arch_args"))
     file = at_home(file)
     factories = {arch: factory} if factory else None
     arch, n_classes, class_names, args = understood(
@@ -59,7 +59,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 
-def _check_kinds(file, arch, arch_args):
+def check_arch(file, arch, arch_args):
     "Raises `PoolError` unless these are a path, a name and a table."
     require(isinstance(file, (str, os.PathLike)), "a file is given as its path, not as a "
             f"{type(file).__name__}: save weights with torch.save, and name that file", PoolError)

@@ -18,7 +18,7 @@ from .add import add_models, describe
 from ..listing import say as say_note
 from .choose import model_files
 from .files import brief
-from .foreign import read_foreign
+from .foreign import check_arch, read_foreign
 from .hub import WHOLE
 from .numbers import checksum
 from .pool import Pool
@@ -159,9 +159,7 @@ def _check_said(args):
         missing = [k for k in ("size", "mean", "std") if k not in said]
         require(not missing, f"{file.name}: say also {', '.join(missing)}: the side of its images "
                 "in pixels, and their normalisation as in import_model", PoolError)
-        require(isinstance(said["arch"], str), f"{file.name}: arch is a name, not "
-                f"{brief(repr(said['arch']))}: what builds a network is given as factory",
-                PoolError)
+        check_arch(file, said["arch"], said.get("arch_args"))
 
 def _judge(bad, files, skip_bad):
     "Say what is wrong with the bad files; go on only without any, or if some are to be skipped."

@@ -4,35 +4,22 @@
 
 # %% auto #0
 __all__ = ['FRESH', 'FRESH_FILE', 'RESAVE', 'AGAIN', 'DOWNLOAD', 'ELSEWHERE', 'UNPACK', 'STARTS', 'PYTHON', 'TENSORS', 'WAYS',
-           'brief', 'not_weights', 'way_out']
+           'not_weights', 'way_out', 'brief']
 
 # %% ../../nbs/pool/kinds.ipynb #f6de90e8
-import re, reprlib
+import re
 from pathlib import Path
 
+from ..core import brief
 from .numbers import HEADER, open_once
+
+_all_ = ["brief"]   # part of this module, too
 
 # %% ../../nbs/pool/kinds.ipynb #04f26775
 FRESH = "ask its owner for a new copy, or take its row out of pool.json"
 FRESH_FILE = "ask its owner for a new copy, or leave it out"     # of a file that is in no pool yet
 RESAVE = ("save its weights alone, where it was made, with "
           "torch.save(model.state_dict(), 'model.pt')")
-
-_short = reprlib.Repr()
-_short.maxlevel = 4
-_short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 8
-_short.maxstring = _short.maxother = 80
-
-def brief(v,              # anything, from anywhere
-          most: int = 120 # characters
-         ) -> str:        # one line, printable characters only
-    "Any value as a short text that is safe to print."
-    try:
-        text = _short.repr(v) if isinstance(v, (list, tuple, dict, set, frozenset)) else str(v)
-    except Exception:
-        text = f"a {type(v).__name__} that cannot be shown"
-    line = "".join(c if c.isprintable() else " " for c in text[:most])
-    return line + "…" * (len(text) > most)
 
 # %% ../../nbs/pool/kinds.ipynb #70828893
 def start_of(path) -> bytes: # of a file, perhaps none
