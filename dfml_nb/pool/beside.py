@@ -16,7 +16,7 @@ from torchvision import models as tvm
 
 from ..core import PoolError, load_json, require
 from .files import brief, nests_of, read_file
-from .fits import MEAN, PAIRS, normalisations
+from .no_weights import MEAN, PAIRS, normalisations
 from .hub import WHOLE, is_table
 
 # %% ../../nbs/pool/beside.ipynb #be51de07

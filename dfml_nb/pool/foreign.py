@@ -20,10 +20,11 @@ from .beside import (names_in_order, normalised_otherwise, said_otherwise,
                                  tables_of)
 from .choose import plain_name, shown_name
 from .files import FRESH_FILE, brief, read_file, sparse_names
-from .fits import chosen, other_count, report
+from .fits import chosen
 from .hub import hub_state, in_hub, is_table, understood, weights_of
 from .inspect import (ASKED, guess_sizes, main_copy, open_norm,
                                   other_arguments)
+from .misfits import other_count, report
 from .restore import check_alive, restore, unsteady, wanted
 from .spec import ModelSpec, check_spec, unboxed
 

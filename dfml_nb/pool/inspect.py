@@ -18,9 +18,10 @@ from torchvision import models as tvm
 from ..core import PoolError, at_home
 from ..nets import ARCHS
 from .files import LARGEST, brief, read_file, read_weights, tensors_of
-from .fits import AVERAGED, COUNTERS, fits
 from .hub import is_table, joined
 from .names import folded, tree
+from .nests import fits
+from .no_weights import AVERAGED, COUNTERS
 from .restore import wanted
 from .spec import ModelSpec
 
