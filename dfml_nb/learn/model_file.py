@@ -17,7 +17,7 @@ import dfml_nb.ensemble          # registers the architectures "pool" and "embed
 from ..core import (DFMLError, RunError, atomic_write, check_target, fork_seed, parse_json,
                           require, usual_tensors)
 from ..nets import Classifier, build_classifier
-from ..pool.files import state_problem
+from ..pool.belong import state_problem
 from ..pool.numbers import NumberFile, NumbersError, checksum
 from ..pool.restore import at_most, blank_net
 from ..pool.spec import SPEC_RULES, ModelSpec, check_spec

@@ -15,8 +15,9 @@ import torch
 from torchvision import models as tvm
 
 from ..core import PoolError, load_json, require
-from .files import brief, nests_of, read_file
+from .files import brief, read_file
 from .no_weights import MEAN, PAIRS, normalisations
+from .tensors import nests_of
 from .hub import WHOLE, is_table
 
 # %% ../../nbs/pool/beside.ipynb #be51de07

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..core import PoolError, require
-from .files import brief, leads_out
+from .kinds import brief
 
 # %% ../../nbs/pool/choose.ipynb #c345306b
 ENDINGS = re.compile(
@@ -36,6 +36,14 @@ def plain_name(file
 def is_model(file: Path) -> bool: # by its name
     hidden = file.name.startswith(".")
     return bool(ENDINGS.search(file.name)) and not hidden and not BESIDE.match(file.name)
+
+# %% ../../nbs/pool/choose.ipynb #91654a73
+def leads_out(file, folder) -> bool:
+    "Does a path in a folder end outside it, by way of links?"
+    try:
+        return not Path(file).resolve().is_relative_to(Path(folder).resolve())
+    except (OSError, RuntimeError, ValueError):   # a link to itself
+        return True
 
 # %% ../../nbs/pool/choose.ipynb #b1abc4f2
 JOIN = (" (a checkpoint of torch.distributed, in pieces; to make one file of it, type: python -m "

@@ -19,7 +19,7 @@ from ..own import real_looking
 from .beside import (names_in_order, normalised_otherwise, said_otherwise,
                                  tables_of)
 from .choose import plain_name, shown_name
-from .files import FRESH_FILE, brief, read_file, sparse_names
+from .files import FRESH_FILE, brief, read_file
 from .fits import chosen
 from .hub import hub_state, in_hub, is_table, understood, weights_of
 from .inspect import (ASKED, guess_sizes, main_copy, open_norm,
@@ -27,6 +27,7 @@ from .inspect import (ASKED, guess_sizes, main_copy, open_norm,
 from .misfits import other_count, report
 from .restore import check_alive, restore, unsteady, wanted
 from .spec import ModelSpec, check_spec, unboxed
+from .tensors import sparse_names
 
 # %% ../../nbs/pool/foreign.ipynb #8d81f7c2
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,

@@ -25,8 +25,8 @@ from ..nets import Classifier, build_net, freeze
 from ..adopt import is_split
 from ..own import HeadedNet, real_looking
 from ..zoo import side
-from .files import FRESH, brief, state_problem
-from .kinds import WAYS
+from .belong import state_problem
+from .kinds import FRESH, WAYS, brief
 from .spec import ModelSpec
 
 # %% ../../nbs/pool/restore.ipynb #45786380
