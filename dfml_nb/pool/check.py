@@ -7,7 +7,8 @@ __all__ = ['check_pool', 'pool_table']
 
 # %% ../../nbs/pool/check.ipynb #0c61c4a5
 from ..core import PoolError, progress, require
-from .pool import Pool, load_model
+from .load import load_model
+from .pool import Pool
 from .restore import check_answers, unsteady
 
 # %% ../../nbs/pool/check.ipynb #284dd043
