@@ -94,8 +94,9 @@ def tensors_in(out) -> list: # of what a network gave back
     parts = list(parts) if known else [parts]
     return [t for t in parts if isinstance(t, torch.Tensor)]
 
-SEVERAL = ("the network gives back {} where logits are needed, a tensor ({}, {}): let its forward "
-           "return the logits alone, or as a dict with the key 'logits'")
+SEVERAL = ("the network gives back {} where logits are needed, a tensor ({}, {}): bring, with "
+           "--factory (factory=), one whose forward returns the logits alone, or as a dict with "
+           "the key 'logits'")
 
 # %% ../nbs/heads.ipynb #0a110011
 def logits_of(out,            # what a network gave back

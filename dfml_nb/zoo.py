@@ -105,11 +105,14 @@ def timm_net(name: str,         # for example resnet26d, convnext_atto
 def hf_config(kind: str,   # for example vit
               args: dict): # of its configuration
     "The configuration of a kind of network. Raises `SettingsError`."
+    require(Path(kind).name == kind, f"there is no folder {kind}, and nothing is downloaded here: "
+            "type hf download NAME --local-dir FOLDER, then say hf:FOLDER")
     auto = library("transformers", "hf").models.auto
     only_builds(args)
     known = kind in auto.CONFIG_MAPPING and kind != "timm_wrapper"
-    require(known, f"transformers has no kind of network {kind!r}: use timm:NAME for one of "
-            "timm's, else update transformers, or pass a factory")
+    require(known, f"there is no folder {kind}, and transformers has no kind of network {kind!r}: "
+            "say hf:FOLDER of a model that you have downloaded, use timm:NAME for one of timm's, "
+            "else update transformers, or pass a factory")
     return auto.CONFIG_MAPPING[kind](**args)
 
 # %% ../nbs/zoo.ipynb #0a220013

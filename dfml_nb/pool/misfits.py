@@ -6,10 +6,11 @@
 __all__ = ['other_count', 'report']
 
 # %% ../../nbs/pool/misfits.ipynb #92169225
+import re
 from difflib import get_close_matches
 
 from .kinds import RESAVE, brief
-from .nests import Fit
+from .nests import Fit, head_path
 from .no_weights import last
 
 # %% ../../nbs/pool/misfits.ipynb #699a53a2
@@ -41,9 +42,16 @@ def other_count(fit: Fit) -> int: # or None
 GATHER = dict(   # how a model that many processes hold becomes one file
     fsdp="gather it where it was trained (StateDictType.FULL_STATE_DICT), and save that",
     zero="type python zero_to_fp32.py . OUT in its folder, and import what that writes")
+OPTIMISER = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|momentum_buffer|square_avg)(\.|$)")
 
 def _origin(fit):
     "A line on how such a file comes about, if that is plain."
+    if any("lora_" in k for k in fit.extra):
+        return ("  It holds LoRA's adapters: merge them into the network where it was trained "
+                "(merge_and_unload), and save its state_dict")
+    arrays = [k for k, v in fit.state.items() if v.ndim]
+    if arrays and all(map(OPTIMISER.search, arrays)):
+        return f"  It is the state of an optimiser, without the network: {RESAVE}"
     if all(k.replace(".", "").isdigit() for k in fit.state):
         return f"  Its tensors have numbers for names, as a list of parameters has: {RESAVE}"
     if any("flat_param" in k for k in fit.state):
@@ -55,6 +63,21 @@ def _origin(fit):
         return ("  The running statistics of batch norm are not in it, as in a file of "
                 f"named_parameters() alone: {RESAVE}")
     return ""
+
+# %% ../../nbs/pool/misfits.ipynb #7c1f0a01
+def _several(fit):
+    "A line on a file with more than one layer that may be the head."
+    head = head_path(fit.want)
+    weight = f"{head}.weight"
+    body_lacks = any(not k.startswith(f"{head}.") for k in fit.missing)
+    if body_lacks or weight not in fit.want: return ""
+    row = fit.want[weight].shape[1:]
+    heads = [k for k in fit.extra if last(k) == "weight" and fit.state[k].shape[1:] == row]
+    heads = [fit.names[weight], *heads] if weight in fit.names else heads
+    if len(heads) < 2: return ""
+    named = ", ".join(brief(k.rpartition(".")[0], 40) for k in heads[:3])
+    return (f"  More than one of its layers may be the last one ({named}): bring the network with "
+            "--factory (factory=), and let its forward return the logits that you mean")
 
 # %% ../../nbs/pool/misfits.ipynb #2f801c66
 MOST = 3       # names in a list
@@ -77,7 +100,7 @@ def report(fit: Fit) -> str: # several lines
     lines = (_line("only in the file", len(extra), in_file),
              _line("only in the network", len(missing), in_network),
              _line("wrong in shape", len(other), shapes))
-    return "\n".join(filter(None, (*lines, _origin(fit))))
+    return "\n".join(filter(None, (*lines, _origin(fit) or _several(fit))))
 
 def _line(title, count, names):
     more = f"; and {count - MOST} more" if count > MOST else ""

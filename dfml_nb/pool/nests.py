@@ -58,7 +58,7 @@ def _todays(state, want):
     return out
 
 # %% ../../nbs/pool/nests.ipynb #0dc9d98f
-def _head_path(want):
+def head_path(want):
     "The dotted name of the head: `head`, or the layer of the last matrix."
     if any(k.startswith("head.") for k in want): return "head"
     flat = [k for k, v in want.items() if v.ndim == 2]
@@ -66,7 +66,7 @@ def _head_path(want):
 
 def _body_and_head(want):
     "The network as two trees, and the path of its head, seen from its body."
-    place = _head_path(want)
+    place = head_path(want)
     in_head = {k: v for k, v in want.items() if place and k.startswith(f"{place}.")}
     body = tree({k: v for k, v in want.items() if k not in in_head}).inner()
     return body, tree(in_head).inner(), place.removeprefix(f"{body.path}.")
