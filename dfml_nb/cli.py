@@ -35,6 +35,12 @@ def separated(text: str, # 'a,b'
         raise argparse.ArgumentTypeError(f"takes {wanted} separated by commas, not {text!r}")
 
 # %% ../nbs/cli.ipynb #69ca4735
+def word(text: str) -> str:
+    "A word; ~ is the home folder. None is empty: that is a shell's variable without a value."
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: is it a variable that has no value?")
+    return os.path.expanduser(text)
+
 def reading(kind,          # type of a parameter
             by_place: bool # whether it is a word without a name
            ) -> dict:      # arguments of add_argument
@@ -49,7 +55,7 @@ def reading(kind,          # type of a parameter
         return dict(nargs="*")
     if get_origin(kind) in (list, tuple):
         return dict(type=partial(separated, kind=kind))
-    return dict(type=os.path.expanduser if kind is str else kind)
+    return dict(type=word if kind is str else kind)
 
 # %% ../nbs/cli.ipynb #69ca4738
 def help_text(comment: str, # of the parameter
