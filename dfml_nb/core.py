@@ -77,7 +77,8 @@ def progress(iterable=None, # what to iterate over
             ):              # a tqdm bar, which passes items through unchanged
     "A bar with the time that is left: on the error stream, or printed below a notebook's cell."
     to = sys.stdout if hasattr(ipython_shell(), "kernel") else sys.stderr
-    return tqdm(iterable, desc=desc, total=total, disable=quiet, dynamic_ncols=True, file=to, **kw)
+    unseen = quiet or to is None or getattr(to, "closed", False)   # as in a service
+    return tqdm(iterable, desc=desc, total=total, disable=unseen, dynamic_ncols=True, file=to, **kw)
 
 # %% ../nbs/core.ipynb #d5a90002
 def markdown_table(head: list, # of strings, one a column
