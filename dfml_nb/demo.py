@@ -14,6 +14,7 @@ import torch
 from .adapt.testing import result, test_learner
 from .core import device_name, pick_device, save_json
 from .data import load_data
+from .drawing import OURS, PLAIN, PUBLISHED
 from .episodes import Episode, episodes
 from .pictures import GLYPHS, show_images
 from .pool.pretrain import pretrain_pool
@@ -22,11 +23,11 @@ from .claims import claimed
 
 # %% ../nbs/demo.ipynb #de300007
 DEMO = dict(  # recipe → what it is called here, adaptation, colour
-    random=("random start", "ridge", "#888888"),
-    teacher=("one teacher", "centroid_own", "#888888"),
-    free=("FREE", "ridge", "#0072B2"),
-    purer=("PURER", "ridge", "#0072B2"),
-    pool_distill=("pool_distill", "ridge", "#D55E00"))
+    random=("random start", "ridge", PLAIN),
+    teacher=("one teacher", "centroid_own", PLAIN),
+    free=("FREE", "ridge", PUBLISHED),
+    purer=("PURER", "ridge", PUBLISHED),
+    pool_distill=("pool_distill", "ridge", OURS))
 
 # %% ../nbs/demo.ipynb #de300009
 def say(text: str):
