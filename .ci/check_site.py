@@ -22,6 +22,7 @@ link_in_link = re.compile(r"\[[^\[\]!]*\[[^\[\]]*\]\([^()]*\)[^\[\]]*\]\([^()]*\
 languages = "python", "sh", "bash", "yaml", "json", "default"   # default: plain text
 max_columns = 80
 max_value = 10   # lines of a value that is shown as Python writes it
+vermilion = "#D55E00"   # on every page this project's own, and called OURS
 stage_script = """
 import nbdev.doclinks, nbdev.quarto as q, nbdev.serve as s
 q.refresh_quarto_yml(); nbdev.doclinks._build_modidx(); q.nbdev_sidebar.__wrapped__()
@@ -254,6 +255,8 @@ def check_saved_cells(nb, name, problems):
         if "](attachment:" in source:
             problems.append(f"{at}: a picture attached to a cell; put it in nbs/images/")
         if c["cell_type"] != "code": continue
+        if vermilion in source and name != "nbs/drawing.ipynb":
+            problems.append(f"{at}: vermilion is this project's own: OURS of drawing, or another colour")
         for o in c["outputs"]:
             if o["output_type"] == "error":
                 said = f"{o.get('ename')}: {str(o.get('evalue'))[:80]}"
