@@ -13,10 +13,11 @@ from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call
 
-from .adopt import CALLED, adopt, built
+from .adopt import adopt
 from .architectures import (Conv4, Conv4Pool, Conv4Wide, ResNet10, ResNet18, ResNet50,
                                    SmallViT)
 from .core import fork_seed, require, single_precision
+from .factory import CALLED, built
 from .own import HeadedNet, in_order
 from .zoo import from_zoo
 
