@@ -6,28 +6,22 @@
 __all__ = []
 
 # %% ../../nbs/pool/foreign.ipynb #040df35f
-import json, os, shlex
-from dataclasses import replace
-from pathlib import Path
+import os
 
 import torch
 
 from ..adopt import normalisers, unmoved
-from ..core import PoolError, at_home, fork_seed, require
+from ..core import PoolError, at_home, require
 from ..listing import say as say_note
 from ..own import real_looking
 from .beside import (names_in_order, normalised_otherwise, said_otherwise,
                                  tables_of)
 from .choose import plain_name, shown_name
-from .files import FRESH_FILE, brief, read_file
-from .fits import chosen
-from .hub import hub_state, in_hub, is_table, understood, weights_of
-from .inspect import (ASKED, guess_sizes, main_copy, open_norm,
-                                  other_arguments)
-from .misfits import other_count, report
-from .restore import check_alive, restore, unsteady, wanted
+from .filled import fitted, room_for
+from .hub import understood
+from .kinds import FRESH_FILE, brief
+from .restore import check_alive, restore, unsteady
 from .spec import ModelSpec, check_spec, unboxed
-from .tensors import sparse_names
 
 # %% ../../nbs/pool/foreign.ipynb #8d81f7c2
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,
@@ -72,7 +66,7 @@ def check_arch(file, arch, arch_args):
 
 def _notes(file, model, spec, fit) -> list: # of sentences
     "What its reader should know of a model, though it is taken as it is."
-    said = said_otherwise(spec, tables_of(file, _room(fit.want)))
+    said = said_otherwise(spec, tables_of(file, room_for(fit.want)))
     notes = _twice(model), normalised_otherwise(spec, fit), unsteady(model), *said
     return [note for note in notes if note]
 
@@ -83,10 +77,6 @@ def _twice(model):
     named = ", ".join(p.removeprefix("body.") or "mean, std" for p in parts[:3])
     return (f"the network seems to normalise its images itself ({named}), after your mean and std. "
             "If it is to do that alone, say mean 0 and std 1 for each channel")
-
-def _room(want) -> int: # bytes
-    "A checkpoint may hold the weights ten times (optimiser, averages), as doubles, and some notes."
-    return 10 * 8 * sum(v.numel() for v in want.values()) + 2**26
 
 def _floats(file, *values):
     "Each as a list of numbers."
@@ -120,79 +110,3 @@ def _check_told(model, spec, weights, factories):
     other = _asked(restore(spec, weights, factories, seed="elsewhere"), x)
     alike = torch.allclose(first, other, 1e-3, 1e-4 * first.abs().max().item())
     require(alike or not steady, f"model {spec.name!r}: {UNTOLD}", PoolError)
-
-# %% ../../nbs/pool/foreign.ipynb #a250ff96
-def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
-    "What the file has of the network, complete. Raises `PoolError`."
-    room = _room(wanted(spec, factories))
-    hub = in_hub(file, spec.arch)
-    state = hub_state(file, spec, room, say) if hub else weights_of(file, room)
-    near = []
-    for args in (None, *other_arguments(spec, state)):
-        tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})
-        try:
-            want = wanted(tried, factories, len(state))
-        except PoolError:
-            if args is None: raise
-            continue
-        same = _same_answers(tried, factories)
-        fit = chosen(state, want, file.name, key, ema, same, say)
-        near.append((len(fit.missing) + len(fit.extra), len(near), fit, args))
-        if fit.complete:
-            _ask(file, tried, args)
-            if args:
-                say(f"{file.name}: built with {_shown(args)}, as its weights show")
-            return tried, fit
-    *_, fit, args = min(near)
-    built = f", built with {_shown(args)} as its weights show," if args else ""
-    n = other_count(fit)
-    hint = f"  Its last layer has {n} outputs: n_classes={n} (--classes {n})\n" if n else ""
-    hint += _other_channels(spec, state) + _sparse(file, room)
-    raise PoolError(f"{_title(file, spec)}{built} does not fit the file:\n{report(fit)}\n{hint}"
-                    f"  To see what the file holds, type: dfml inspect {shlex.quote(str(file))}")
-
-def _other_channels(spec, state) -> str: # a line, or nothing
-    "Is the number of channels, which is that of `mean`, not the one of the first layer?"
-    _, first = guess_sizes(main_copy(state))
-    n = state[first].shape[1] if first in state else spec.channels
-    if n == spec.channels or n not in (1, 3): return ""
-    return (f"  mean has {spec.channels} number{'s' * (spec.channels > 1)}, and the first layer, "
-            f"{brief(first, 60)}, takes {n} channel{'s' * (n > 1)}\n")
-
-def _sparse(file, room) -> str: # a line, or nothing
-    "Which tensors of a file are sparse, which those of a network are not."
-    if not file.is_file() or is_table(file): return ""
-    names = ", ".join(sparse_names(read_file(file, room))[:3])
-    return f"  Sparse are {brief(names)}: .to_dense() before saving\n" if names else ""
-
-def _title(file, spec):
-    return f"{file.name}: model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
-
-def _shown(args):
-    return ", ".join(f"{k}={json.dumps(v)}" for k, v in args.items())
-
-def _plain(v):
-    return v if isinstance(v, str) else json.dumps(v)
-
-def _ask(file, spec, args):
-    "Raises `PoolError` if something is not said that no weight shows."
-    args = args or {}
-    silent = [k for k in ASKED.get(spec.arch, {}) if k not in spec.arch_args]
-    more = "".join(f" --arch-arg {k}={_plain(v)}" for k, v in args.items())
-    if open_norm(args):
-        why, what = open_norm(args)
-        raise PoolError(f"{_title(file, spec)}: {why}: if it has {what}, say{more} "
-                        f"(arch_args={args}), else bring the network with --factory (factory=)")
-    for k in silent:
-        raise PoolError(f"{_title(file, spec)}: no weight shows {ASKED[spec.arch][k]}: "
-                        f"say --arch-arg {k}=true or --arch-arg {k}=false{more} (in Python "
-                        f"arch_args=dict({k}=True) and so on)")
-
-def _same_answers(spec, factories):
-    "Do two fits give networks that answer the same?"
-    def same(a, b):
-        with fork_seed("answers"), torch.no_grad():
-            x = torch.rand(4, spec.channels, spec.size, spec.size)
-            one, two = (restore(spec, f.weights(), factories)(x) for f in (a, b))
-        return torch.allclose(one, two, rtol=1e-4, atol=1e-5 * one.abs().max().item())
-    return same
