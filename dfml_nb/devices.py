@@ -108,7 +108,23 @@ def single_precision():
 
 @contextlib.contextmanager
 def usual_tensors():
-    "As `single_precision`, and on the CPU, whatever `torch.set_default_device` was told."
-    elsewhere = torch.get_default_device().type != "cpu"
-    with torch.device("cpu") if elsewhere else contextlib.nullcontext(), single_precision():
+    """As `single_precision`, and on the CPU, and neither in inference mode nor in mixed precision,
+    whatever the caller has set."""
+    grad = torch.is_grad_enabled()
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(grad))   # as it was
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(single_precision())
+        yield
+
+@contextlib.contextmanager
+def learning():
+    "As `usual_tensors`, and with gradients."
+    with usual_tensors(), torch.enable_grad():
         yield

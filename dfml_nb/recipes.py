@@ -14,8 +14,8 @@ from .adapt.adapt import FewShotClassifier, get_adapter
 from .adapt.classifier import answering
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_support, coded
-from .adapt.layers import learning
-from .core import Clock, PoolError, RunError, at_home, pick_device, require
+from .core import (Clock, PoolError, RunError, at_home, learning, pick_device,
+                          require)
 from .cores import computing
 from .fitting import MODEL, check_told, learner_file, shown, told_of, train
 from .learn.trainer import Trainer, compose

@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 
 from .labels import check_support, settled
-from ..core import EpisodeError, usual_tensors
+from ..core import EpisodeError, learning
 from ..nets import Classifier
 
 # %% ../../nbs/adapt/layers.ipynb #ada20002
@@ -43,13 +43,6 @@ def enough_numbers():
 def full_precision(model: Classifier): # whose device it is about
     "A context without mixed precision."
     return torch.autocast("cuda" if model.mean.is_cuda else "cpu", enabled=False)
-
-@contextmanager
-def learning():
-    "Within the block there are gradients and single precision, whatever the caller has set."
-    with torch.inference_mode(False), torch.enable_grad(), usual_tensors(), \
-         torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
 
 def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
     "It gets layers of its own, images and labels that were looked at, and is not disturbed."

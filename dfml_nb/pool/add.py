@@ -12,7 +12,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from safetensors.torch import save
 
-from ..core import PoolError, at_home, atomic_write, require, stable_seed
+from ..core import (PoolError, at_home, atomic_write, require, stable_seed,
+                          usual_tensors)
 from ..nets import Classifier
 from .beside import names_in_order
 from .files import brief
@@ -193,6 +194,7 @@ def finish(self: _Growing):
             "again", PoolError)
 
 # %% ../../nbs/pool/add.ipynb #98b3eb6b
+@usual_tensors()
 def add_models(path,              # the pool's folder; made if it is not there
                items,             # dicts of arguments of add_model, taken one after the other
                factories=None,    # the caller's own architectures: name → callable

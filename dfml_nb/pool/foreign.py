@@ -11,7 +11,7 @@ import os
 import torch
 
 from ..adopt import normalisers, unmoved
-from ..core import PoolError, at_home, require
+from ..core import PoolError, at_home, require, usual_tensors
 from ..listing import say as say_note
 from ..own import real_looking
 from .beside import (names_in_order, normalised_otherwise, said_otherwise,
@@ -24,6 +24,7 @@ from .restore import check_alive, restore, unsteady
 from .spec import ModelSpec, check_spec, unboxed
 
 # %% ../../nbs/pool/foreign.ipynb #8d81f7c2
+@usual_tensors()
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,
                  factory=None, key=None, ema=False, say=None, # arguments as in import_model
                  **spec

@@ -15,7 +15,8 @@ import torch
 from fastcore.basics import patch
 
 from ..claims import claimed, same_threads
-from ..core import PoolError, pick_device, progress, require, stable_seed
+from ..core import (PoolError, learning, pick_device, progress, require,
+                          stable_seed)
 from ..cores import computing
 from ..nets import Classifier
 from .add import add_models, open_folder
@@ -125,6 +126,7 @@ def whole_pool(path, plans: list, factories) -> Pool: # as in pretrain_pool
     return pool
 
 # %% ../../nbs/pool/pretrain.ipynb #5be71f59
+@learning()
 def pretrain_pool(data: DataSet,         # teachers see its meta-train classes
                   path,                  # the pool's folder; made, or gone on with
                   n_models: int = 100,   # number of teachers
