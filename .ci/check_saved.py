@@ -1,7 +1,9 @@
 """The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the
-notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, each
-public name has an example, each module has the names that it uses. Works on a copy."""
+notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, no two
+cells of a notebook have one id, each public name has an example, each module has the names that it uses.
+Works on a copy."""
 import ast, builtins, os, re, subprocess, symtable, sys, tempfile
+from collections import Counter
 from pathlib import Path
 
 import common, readme
@@ -54,6 +56,14 @@ def figures():
             if label.startswith("fig-") and not any(map(picture_of, cell["outputs"])):
                 at = where(path.relative_to(root), i, cell)
                 yield f"{at}: {label} has no picture saved; run the notebook and save it"
+
+
+def twins():
+    "No two cells of a notebook have one id: whoever names a cell by it would change the other."
+    for path in notebooks():
+        ids = Counter(cell["id"] for cell in load(path)["cells"])
+        for name in [i for i, n in ids.items() if n > 1]:
+            yield f"{path.relative_to(root)}: {ids[name]} cells have the id {name}; give each its own"
 
 
 def is_patch(node):
@@ -112,7 +122,7 @@ def unbound():
 def main():
     problems = remade("nbdev.doclinks", "nbdev_export", forget_modules)
     problems += remade("nbdev.clean", "nbdev_clean")
-    problems += [*figures(), *examples(), *unbound(), *readme.differences()]
+    problems += [*figures(), *twins(), *examples(), *unbound(), *readme.differences()]
     return common.report("saved", problems, f"{len(notebooks())} notebooks")
 
 
