@@ -16,7 +16,7 @@ from ..core import (PoolError, at_home, atomic_write, require, stable_seed,
                           usual_tensors)
 from ..nets import Classifier
 from .beside import names_in_order
-from .files import brief
+from .kinds import brief
 from .restore import restore, unsteady
 from .spec import (DEVICES, ModelSpec, check_spec, read_index, unboxed,
                                write_index)

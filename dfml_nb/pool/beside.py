@@ -15,10 +15,11 @@ import torch
 from torchvision import models as tvm
 
 from ..core import PoolError, load_json, require
-from .files import brief, read_file
+from .files import read_file
+from .hub import WHOLE, is_table
+from .kinds import brief
 from .no_weights import MEAN, PAIRS, normalisations
 from .tensors import nests_of
-from .hub import WHOLE, is_table
 
 # %% ../../nbs/pool/beside.ipynb #be51de07
 TABLES = "preprocessor_config.json", "config.json"    # beside a file of the hub

@@ -56,14 +56,15 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 
-def check_arch(file, arch, arch_args):
+def check_arch(file, arch, arch_args): # as said by the caller
     "Raises `PoolError` unless these are a path, a name and a table."
     require(isinstance(file, (str, os.PathLike)), "a file is given as its path, not as a "
             f"{type(file).__name__}: save weights with torch.save, and name that file", PoolError)
-    require(isinstance(arch, str), "arch is a name, such as torchvision:resnet18, not a "
+    name = Path(file).name
+    require(isinstance(arch, str), f"{name}: arch is a name, such as torchvision:resnet18, not a "
             f"{type(arch).__name__}: what builds a network is given as factory", PoolError)
-    require(isinstance(arch_args, (dict, type(None))),
-            f"arch_args is a table, such as dict(filters=64), not {brief(arch_args)}", PoolError)
+    require(isinstance(arch_args, (dict, type(None))), f"{name}: arch_args is a table, such as "
+            f"dict(filters=64), not {brief(arch_args)}", PoolError)
 
 def _notes(file, model, spec, fit) -> list: # of sentences
     "What its reader should know of a model, though it is taken as it is."

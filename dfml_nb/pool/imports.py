@@ -17,9 +17,9 @@ from ..core import PoolError, at_home, progress, require
 from .add import add_models, describe
 from ..listing import say as say_note
 from .choose import model_files
-from .files import brief
 from .foreign import check_arch, read_foreign
 from .hub import WHOLE
+from .kinds import brief
 from .numbers import checksum
 from .pool import Pool
 from .spec import ModelSpec, read_index

@@ -8,8 +8,6 @@ __all__ = ['COUNTERS', 'HARMLESS', 'AVERAGED', 'MEAN', 'PAIRS']
 # %% ../../nbs/pool/no_weights.ipynb #8fab0514
 import re
 
-import torch
-
 from .numbers import checksum
 
 # %% ../../nbs/pool/no_weights.ipynb #119d9623

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core import DataError, PoolError, as_json, of_python, require
 from ..nets import Classifier, build_classifier
-from .files import brief
+from .kinds import brief
 from .spec import ModelSpec, text
 from .teacher import TrainRecipe, draw_classes, train_recipe
 from ..splits import DataSet, Split
