@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from .core import RunError, at_home, device_name, require, versions
+from .core import RunError, as_json, at_home, device_name, require, versions
 from .learn.together import Together
 from .learn.trainer import Trainer
 from .learn.training import (Agree, Callback, Checkpoint, Log, Progress, Snapshots,
@@ -52,12 +52,12 @@ def going_on(trainer: Trainer, folder: RunFolder, quiet: bool) -> int:
     return first
 
 class History(Callback):
-    "The rows of all steps, in a list."
+    "The rows of all steps in a list, as the log has them."
     def __init__(self, rows: list): # those of the steps before
         self.rows = rows
 
     def after(self, trainer, i, row):
-        self.rows.append(row)
+        self.rows.append(as_json(row))
 
 def train(trainer: Trainer,
           folder,           # a `RunFolder`, or None: nothing is written
