@@ -166,7 +166,7 @@ DATASETS["digits"] = digits_data
 DATASETS["glyphs"] = glyph_data
 DATASETS.update({f"glyphs_{f}": partial(glyph_data, family=f) for f in FAMILIES if f != "all"})
 
-LARGEST_SIDE = 2048      # of images in pixels
+LARGEST_SIDE = 2048      # of images, here and in a pool; in pixels
 
 def load_data(name: str, # a name in DATASETS, a folder under the root, or the path of such a folder
               root=None, # see data_root

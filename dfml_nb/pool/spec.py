@@ -6,13 +6,14 @@
 __all__ = ['DEVICES', 'FILE_NAME', 'UNITS', 'SPEC_RULES', 'FORMAT', 'ModelSpec', 'check_spec', 'read_index', 'write_index']
 
 # %% ../../nbs/pool/spec.ipynb #295b008c
-import json, math, re
+import json, re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core import PoolError, atomic_write, load_json, require
-from .files import brief
+from ..data import LARGEST_SIDE
+from .kinds import brief
 
 # %% ../../nbs/pool/spec.ipynb #c3a1f101
 def unboxed(v,      # a fact about a model, perhaps a number or an array of NumPy or torch
@@ -147,7 +148,8 @@ SPEC_RULES = dict(
     n_classes=(whole(2, 100_000), "must be a whole number, at least 2"),
     channels=(whole(1, 64),
               "must be a whole number, 1 for grey and 3 for colour"),
-    size=(whole(1, 2048), "must be a whole number of pixels, at most 2048"),
+    size=(whole(1, LARGEST_SIDE),
+          f"must be a whole number of pixels, at most {LARGEST_SIDE}"),
     mean=(per_channel(-2, 2), f"must be one number per channel, {UNITS}"),
     std=(per_channel(1e-6, 10),
          f"must be one number above 0 per channel, {UNITS}"),
