@@ -15,8 +15,8 @@ from .kinds import (FRESH, FRESH_FILE, RESAVE, brief, holds_numbers, not_weights
 from .meanings import Refused
 from .numbers import LARGEST, NumberFile, NumbersError
 from .pt import EMPTY, open_pt
-from .tensors import (BOOKS, DEEPEST, KINDS, LONGEST, MOST, nests_of, other_kind,
-                                  sparse_names, tensors_of)
+from .tensors import (BOOKS, DEEPEST, KINDS, LONGEST, MOST, other_kind,
+                                  tensors_of)
 
 # %% ../../nbs/pool/files.ipynb #177012bb
 def read_safetensors(path,
