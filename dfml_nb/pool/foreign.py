@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/pool/foreign.ipynb #040df35f
 import os
+from pathlib import Path
 
 import torch
 
