@@ -193,6 +193,10 @@ CPU_SCENARIO = dict(
     multi_arch=dict(
         free={"teachers": 3},
         purer={"outer_steps": 100, "teachers": 3},
+        pool_distill=FEW_VIEWS, pool_r2d2=FEW_VIEWS),
+    model_scale=dict(
+        free={"outer_steps": 50, "teachers": 2},
+        purer={"outer_steps": 100, "teachers": 2},
         pool_distill=FEW_VIEWS, pool_r2d2=FEW_VIEWS))
 
 # %% ../nbs/rows.ipynb #b7caa190

@@ -101,8 +101,10 @@ SCENARIOS = dict(
         "CIFAR-FS, ResNet-50 + MobileNet-v3", ("cifar_fs",),
         dict(paper=[paper("cifar_fs", 50, arch="resnet50"),
                     paper("cifar_fs", 50, arch=MOBILE, seed=1)],
-             cpu=[short("cifar_fs", 2, arch="resnet50", **SMALL_RESNETS),
-                  short("cifar_fs", 4, arch=MOBILE, seed=1, **SMALL_RESNETS)],
+             cpu=[short("cifar_fs", 2, arch="resnet50", epochs=4,
+                        **SMALL_RESNETS),
+                  short("cifar_fs", 4, arch=MOBILE, seed=1, epochs=8,
+                        **SMALL_RESNETS)],
              smoke=[tiny(1, arch="resnet50", way=3),
                     tiny(1, arch=MOBILE, seed=1)])),
     mixed_ways=Scenario(
