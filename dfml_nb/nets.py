@@ -7,6 +7,8 @@ __all__ = ['ARCHS', 'build_net', 'resized', 'Classifier', 'build_classifier', 'f
            'call', 'glance', 'gradients']
 
 # %% ../nbs/nets.ipynb #52ec176d
+from copy import copy
+
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -85,6 +87,7 @@ class Classifier(nn.Module):
         self.arch = None             # name of the architecture, if build_classifier made it
         self.arch_args = {}
         self.net = net
+        self.heard = None            # the outputs that count; None: all
         self.size = size
         self.channels = channels
         for name, v in dict(mean=mean, std=std).items():
@@ -93,6 +96,8 @@ class Classifier(nn.Module):
 
     @property
     def n_classes(self):
+        if self.heard:
+            return len(self.heard)
         return getattr(self.net, "n_answers", None) or self.net.head.out_features
 
     def features(self, x):
@@ -100,12 +105,22 @@ class Classifier(nn.Module):
 
     def both(self, x): # features and logits
         if isinstance(self.net, HeadedNet):
-            return self.net.both(self.normalize(x))
-        f = self.features(x)
-        return f, self.net.head(f)
+            f, z = self.net.both(self.normalize(x))
+        else:
+            f = self.features(x)
+            z = self.net.head(f)
+        return f, self.listen(z)
+
+    def listen(self, z): # (B, all outputs) → (B, n_classes)
+        return z[:, self.heard] if self.heard else z
 
     def forward(self, x):
-        return self.net(self.normalize(x))
+        return self.listen(self.net(self.normalize(x)))
+
+    def hearing(self, heard: list): # outputs → a Classifier of these; it shares the weights
+        part = copy(self)
+        part.heard = heard
+        return part
 
 # %% ../nbs/nets.ipynb #696b822f
 def in_grey(x # (B, 3, H, W)

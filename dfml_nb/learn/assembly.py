@@ -18,6 +18,7 @@ from .train_settings import TrainSettings, check_trust
 from ..nets import Classifier
 from ..parts import DRAW, LEARN, RECOVER, Given, Recover, find_part
 from ..pool.pool import Pool
+from ..pool.some import some_classes
 
 # %% ../../nbs/learn/assembly.ipynb #7602b129
 class Assembly:
@@ -52,6 +53,8 @@ def give(self: Assembly) -> Given:
     s = self.s
     places = [i for i in range(len(pool)) if not s.trust or s.trust[i] > 0]
     require(places, "no teacher is trusted: trust at least one", PoolError)
+    if self.names["recover"]:
+        pool = some_classes(pool, s.classes, self.seed)
     return Given(pool=pool, places=places, seed=self.seed, device=self.device,
                  size=s.size or pool.size, channels=pool.channels, way=pool.way,
                  mirror=pool.mirror, arch=s.arch, recover=self.recovered)
@@ -109,7 +112,7 @@ def room(self: Assembly) -> tuple: # (images of a class, classes)
 def first_model(self: Assembly) -> Classifier:
     "The meta-model before it has learned anything."
     s = self.s
-    pool = self.pool
+    pool = self.given.pool
     model = pool.meta_model(s.arch, self.seed, s.size, self.device)
     if s.start == "average" and same_weights(pool, model) is None:
         model.net.load_state_dict(average_weights(m.net.state_dict() for m in pool))

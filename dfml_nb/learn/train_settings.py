@@ -24,6 +24,9 @@ class TrainSettings(Settings):
     teachers: Count = 4         # teachers of one round
     # all different (released FREE: drawn with replacement)
     distinct: bool = True
+    # of a teacher that knows more classes so many are heard, drawn by the seed
+    # (see `some_classes`); 0: all
+    classes: Whole = 20
     # how often each teacher is drawn, relative to the others; empty: all alike
     # (see `screen`)
     trust: list = field(default_factory=list)

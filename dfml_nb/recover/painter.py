@@ -113,7 +113,8 @@ def head_rows(teacher: Classifier
     rows = rows.detach().float().flatten(1)
     if len(rows) == 1:        # one number for two classes
         rows = torch.cat([-rows, rows])
-    return F.normalize(rows - rows.mean(0), dim=1)
+    rows = F.normalize(rows - rows.mean(0), dim=1)
+    return rows[teacher.heard] if teacher.heard else rows
 
 def facts(teacher: Classifier,
           told: str             # 'position' or 'head'
