@@ -36,7 +36,10 @@ def exchanged(recipe: Recipe,
     if recover is not None:
         names["recover"] = None if recover == "none" else recover
     if learn is not None:
-        names["learn"] = [learn] if isinstance(learn, str) else list(learn)
+        learn = [learn] if isinstance(learn, str) else learn
+        require(isinstance(learn, (list, tuple)),
+                f"learn takes the name of a part, or a list of names, not {learn!r}")
+        names["learn"] = list(learn)
     if draw is not None:
         names["draw"] = draw
     check_names(names)

@@ -32,6 +32,9 @@ def to_disk(path): # a file, or a folder (whose list of names it is)
 # %% ../nbs/disk.ipynb #0d1e5b03
 def at_home(path     # as somebody wrote it
            ) -> Path: # `~` is the home folder, as in a shell
+    "Raises `RunError` for what is no path, such as a word without letters."
+    named = isinstance(path, os.PathLike) or isinstance(path, str) and path
+    require(named, f"a place on the disk is a word or a path, not {path!r}", RunError)
     return Path(os.path.expanduser(path))
 
 def check_target(path,           # of a file to write
@@ -73,13 +76,12 @@ def atomic_write(path, # the file to write
             part.unlink(missing_ok=True)
 
 # %% ../nbs/disk.ipynb #91bcacb2
-def plain(o # a data class, path, device, NumPy scalar or tensor
+def plain(o # a data class, path, device, tensor, or what NumPy has in their place
          ): # what JSON writes in its place
     "For `json.dumps`: what JSON does not know, by something that it does. Raises `TypeError`."
     if is_dataclass(o): return asdict(o)
-    if isinstance(o, (np.integer, np.floating)): return o.item()
     if isinstance(o, (Path, torch.device)): return str(o)
-    if isinstance(o, torch.Tensor): return o.tolist()
+    if hasattr(o, "tolist"): return o.tolist()       # numbers of NumPy or PyTorch
     raise TypeError(f"{type(o).__name__} cannot be written as JSON")
 
 # %% ../nbs/disk.ipynb #31fd41ba

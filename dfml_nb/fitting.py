@@ -10,7 +10,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from .core import RunError, as_json, at_home, device_name, require, versions
+from .core import (RunError, SettingsError, as_json, at_home, brief, device_name,
+                          require, versions)
 from .learn.together import Together
 from .learn.trainer import Trainer
 from .learn.training import (Agree, Callback, Checkpoint, Log, Progress, Snapshots,
@@ -57,7 +58,18 @@ class History(Callback):
         self.rows = rows
 
     def after(self, trainer, i, row):
-        self.rows.append(as_json(row))
+        try:
+            self.rows.append(as_json(row))
+        except (TypeError, ValueError) as e:
+            raise RunError(f"step {i} reports what no log can hold ({e}): a part reports numbers "
+                           "and words, and lists of them") from e
+
+def check_callbacks(callbacks): # of somebody
+    "Raises `SettingsError` unless it is a list of callbacks."
+    right = isinstance(callbacks, (list, tuple))
+    require(right and all(isinstance(c, Callback) for c in callbacks),
+            f"callbacks is a list of objects made from Callback, not {brief(callbacks)}: "
+            "write [Mine()]", SettingsError)
 
 def train(trainer: Trainer,
           folder,           # a `RunFolder`, or None: nothing is written

@@ -17,13 +17,15 @@ from .adapt.labels import check_support, coded
 from .core import (Clock, PoolError, RunError, at_home, learning, pick_device,
                           require)
 from .cores import computing
-from .fitting import MODEL, check_told, learner_file, shown, told_of, train
+from .fitting import (MODEL, check_callbacks, check_told, learner_file, shown,
+                             told_of, train)
 from .learn.trainer import Trainer, compose
 from .learn.training import (check_learner_place, read_model, reading, save_model,
                                     working_in)
 from .parts import LEARN, RECOVER
 from .pool.pool import Pool
 from .ranks import agree, rank, surroundings
+from .runs import RunFolder
 from .settings import filled
 from .worker import hired
 
@@ -114,9 +116,10 @@ def fit(self: DataFreeMetaLearner,
         workers: int = None
        ) -> DataFreeMetaLearner: # the learner itself
     "Recover and learn. Raises `PoolError`, `SettingsError`, `RunError`."
+    check_callbacks(callbacks)
     if workers is None and callbacks:
         workers = 1
-    run = at_home(run) if run else None
+    run = None if run is None else at_home(run)
     with hired(workers, quiet), computing(self.device), learning():
         pool = pool if isinstance(pool, Pool) else Pool(pool)
         return self._fit(pool, run, callbacks, quiet)
@@ -183,20 +186,21 @@ def save(self: DataFreeMetaLearner, path): # a .safetensors file
 # %% ../nbs/recipes.ipynb #adcf623f
 @patch(cls_method=True)
 def load(cls: DataFreeMetaLearner,
-         path,               # a file of `save`, or a run folder
+         path,               # a file of `save`, or a run folder, whose log is its history
          device="auto",      # see `pick_device`
          factories=None      # the caller's own architectures, see `build_net`
         ):                   # the learner
     "Read a learner back. Raises `RunError`."
-    path = learner_file(path)
-    model, info = read_model(path, factories)
-    require("config" in info, f"{path} holds a model, but no learner", RunError)
+    file = learner_file(path)
+    model, info = read_model(file, factories)
+    require("config" in info, f"{file} holds a model, but no learner", RunError)
     device = pick_device(device)
-    with reading(path):
+    with reading(file):
         new = cls(**arguments_of(info["config"]), device=device)
         # what a file lacks came later: it is as the part has it, not as the recipe has it today
         new.settings = filled(compose(new.names), info["config"]["settings"])
         check_told(info["about"])
+    new.history = RunFolder(at_home(path)).rows()
     new.about = info["about"]
     new.factories = factories
     new.model = model.eval().to(new.device)
