@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core import DataError, PoolError, require, rng
 from ..episodes import draw
-from ..nets import Classifier, freeze
+from ..nets import Classifier, batch_norms, freeze
 from ..adopt import unmoved
 from ..splits import Split
 
@@ -169,7 +169,7 @@ def train_teacher(model: Classifier,   # untrained; trained in place
                  ) -> tuple:           # (Classifier of the best epoch, its held-out accuracy)
     "Train a teacher and keep its best epoch (of equals the last: its statistics have settled)."
     layout = _layout(model, x)
-    net = model.net.to(memory_format=layout)
+    net = _forgetful(model.net).to(memory_format=layout)
     gen = rng(*key, "train")
     x = model.normalize(x).clone(memory_format=layout)
     held_x = model.normalize(held_x).clone(memory_format=layout)
@@ -188,6 +188,11 @@ def train_teacher(model: Classifier,   # untrained; trained in place
             kept = deepcopy(net.state_dict())
     net.load_state_dict(kept)
     return freeze(model), best
+
+def _forgetful(net):
+    for norm in batch_norms(net).values():
+        norm.momentum = norm.momentum and max(norm.momentum, .1)
+    return net
 
 def _layout(model, x):
     "Channels last, unless the network flattens by `.view`, which cannot take them."
