@@ -12,7 +12,7 @@ from enum import IntFlag
 from itertools import chain
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .core import DataError, progress, require
 
@@ -92,12 +92,20 @@ def mode_of(channels: int) -> str: # of Pillow
             f"channels: pass tensors or arrays (N, {channels}, H, W)", DataError)
     return MODES[channels]
 
+def upright(im: Image.Image) -> Image.Image:
+    "As it was held when it was taken; not copied, as a scan of a hundred megapixels would be."
+    im.load()                 # some files say it at their end
+    held = im.getexif().get(ExifTags.Base.Orientation, 1)
+    return im if held == 1 else ImageOps.exif_transpose(im)
+
 def as_pixels(im: Image.Image,
               mode: str,      # of mode_of
               size=None       # as in decode
              ) -> np.ndarray: # uint8 (C, H, W)
     "An image turned upright, by the rules of the table, its middle square in this size."
-    im = in_plain_form(ImageOps.exif_transpose(im))
+    w, h = im.size
+    require(w and h, f"an image of {w}x{h} pixels shows nothing", DataError)
+    im = in_plain_form(upright(im))
     if im.mode == "LAB":      # of scanners; it becomes grey by way of colour
         im = im.convert("RGB")
     if im.mode != mode:       # otherwise it would be copied

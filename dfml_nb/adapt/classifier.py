@@ -150,8 +150,9 @@ def score(self: FewShotClassifier,
     "The share of images that are given their label. Raises `EpisodeError` for an unknown label."
     wanted = places(y, self.classes_)
     found = self.logits(x, query_statistics).argmax(-1).cpu()
-    require(found.shape == wanted.shape and len(found),
+    require(found.shape == wanted.shape,
             f"{tuple(found.shape)} images but {tuple(wanted.shape)} labels", EpisodeError)
+    require(len(found), "there are no images to score", EpisodeError)
     return (found == wanted).double().mean().item()
 
 # %% ../../nbs/adapt/classifier.ipynb #ada2000e

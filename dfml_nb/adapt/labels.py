@@ -44,7 +44,7 @@ def plain_labels(y      # whatever somebody passes as labels
         if y.dtype.kind == "S":        # words of a file, in bytes
             y = np.char.decode(y, "utf-8")
         if y.dtype.kind in "OUT" and all(isinstance(v, str) for v in y.ravel()):
-            return y.astype(str)
+            return np.array(y.tolist(), str)
         return whole_numbers(y)
 
 def whole_numbers(y # an array
