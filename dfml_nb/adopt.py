@@ -12,8 +12,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from .answering import spoken, squashing, unmoved, whole
-from .factory import CALLED, built
+from .answering import unmoved, whole
+from .factory import built
 from .own import SWITCHES, real_looking
 
 # %% ../nbs/adopt.ipynb #0a110021

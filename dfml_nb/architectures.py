@@ -10,11 +10,9 @@ __all__ = ['NORMS', 'Conv4Pool', 'Conv4Wide', 'ResNet10', 'ResNet18', 'ResNet50'
 import math
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchvision import models as tvm
 
 from .core import require
 from .twice import BatchNorm, Conv
@@ -85,13 +83,15 @@ def n_params(net: nn.Module # any
 class SmallResNet(nn.Module):
     "torchvision's ResNet with a 3x3 stem of stride 1 and without the first max-pool."
     def __init__(self,
-                 n_classes: int,               # as in Conv4
-                 channels: int = 3,            # of the input
-                 size: int = 32,               # not used: any size works
-                 layers=(2, 2, 2, 2),          # residual blocks in the four stages
-                 block=tvm.resnet.BasicBlock): # torchvision's block
+                 n_classes: int,        # as in Conv4
+                 channels: int = 3,     # of the input
+                 size: int = 32,        # not used: any size works
+                 layers=(2, 2, 2, 2),   # residual blocks in the four stages
+                 bottleneck=False):     # each of three convolutions; else of two
+        from torchvision.models import resnet
         super().__init__()
-        net = tvm.ResNet(block, list(layers), num_classes=n_classes)
+        block = resnet.Bottleneck if bottleneck else resnet.BasicBlock
+        net = resnet.ResNet(block, list(layers), num_classes=n_classes)
         net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         net.maxpool = nn.Identity()
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -107,7 +107,7 @@ class SmallResNet(nn.Module):
 
 ResNet10 = partial(SmallResNet, layers=(1, 1, 1, 1))
 ResNet18 = partial(SmallResNet, layers=(2, 2, 2, 2))
-ResNet50 = partial(SmallResNet, layers=(3, 4, 6, 3), block=tvm.resnet.Bottleneck)
+ResNet50 = partial(SmallResNet, layers=(3, 4, 6, 3), bottleneck=True)
 
 # %% ../nbs/architectures.ipynb #15ec72ba
 def new_patches(net: nn.Module, # torchvision's VisionTransformer, changed in place
@@ -138,11 +138,12 @@ class SmallViT(nn.Module):
                  layers: int = 4,    # of attention
                  heads: int = 4,     # of each layer
                  mlp: int = 128):    # hidden units of each layer's perceptron
+        from torchvision.models import VisionTransformer
         super().__init__()
         patch = patch or max(1, size // 8)
         self.pad = -size % patch
         side = size + self.pad
-        net = tvm.VisionTransformer(side, patch, layers, heads, hidden, mlp, num_classes=n_classes)
+        net = VisionTransformer(side, patch, layers, heads, hidden, mlp, num_classes=n_classes)
         if channels != 3:
             new_patches(net, channels, patch)
         self.head = new_head(hidden, n_classes)

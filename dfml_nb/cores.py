@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import joblib
 import torch
 
-from .devices import usual_tensors
+from .devices import learning
 
 # %% ../nbs/cores.ipynb #708bde21
 def cores() -> int: # at least 1
@@ -58,7 +58,7 @@ def single_thread():
 @contextmanager
 def computing(device="cpu"): # a torch.device, or its name
     "Within the block PyTorch computes as usual, with one thread of the CPU; freed memory is kept."
-    with usual_tensors():
+    with learning():
         if torch.device(device).type == "cpu":
             with single_thread():
                 yield

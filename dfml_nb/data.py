@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'LARGEST_SIDE', 'data_root', 'folder_split', 'folder_data', 'load_data', 'show_images', 'list_images',
-           'decode', 'decode_all', 'guess_channels']
+           'decode', 'decode_all']
 
 # %% ../nbs/data.ipynb #272e6b6f
 import hashlib, os
@@ -17,8 +17,7 @@ import numpy as np
 
 from .cache import cached_array, user_cache
 from .core import DataError, require, stable_seed, whole_number
-from .decoding import (channels_of, decode, decode_all, guess_channels, image_kinds,
-                              kinds_text)
+from .decoding import (channels_of, decode, decode_all, image_kinds, kinds_text)
 from .downloads import DOWNLOADS, fetch
 from .glyphs import digits_data, glyph_data
 from .listing import LAYOUT, list_images, misnamed, say
@@ -26,8 +25,7 @@ from .pictures import FAMILIES, show_images
 from .splits import SPLITS, DataSet, Split, check_channels, check_disjoint
 
 # %% ../nbs/data.ipynb #64c0ca7f
-_all_ = ["show_images", "list_images", "decode", "decode_all",   # part of this module, too
-         "guess_channels"]
+_all_ = ["show_images", "list_images", "decode", "decode_all"]   # part of this module, too
 
 # %% ../nbs/data.ipynb #ec479142
 def data_root(root=None  # folder that holds the data sets; None: $DFML_DATA, else the user's cache

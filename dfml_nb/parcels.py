@@ -6,11 +6,21 @@
 __all__ = ['take_out', 'put_back']
 
 # %% ../nbs/parcels.ipynb #31495025
+from functools import partial
+
 import torch
 
 # %% ../nbs/parcels.ipynb #5ac5f399
 class _Hole(tuple):
     "Where a tensor was: its shape and kind."
+
+def _inside(obj, change):
+    "What is nested in obj is changed; a plain value stays as it is."
+    if isinstance(obj, dict):
+        return {k: change(v) for k, v in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return type(obj)(map(change, obj))
+    return obj
 
 def take_out(obj,        # nested lists, tuples and dicts of tensors and plain values
              found: list # receives the tensors
@@ -19,11 +29,7 @@ def take_out(obj,        # nested lists, tuples and dicts of tensors and plain v
     if isinstance(obj, torch.Tensor):
         found.append(obj)
         return _Hole((tuple(obj.shape), obj.dtype))
-    if isinstance(obj, dict):
-        return {k: take_out(v, found) for k, v in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return type(obj)(take_out(v, found) for v in obj)
-    return obj
+    return _inside(obj, partial(take_out, found=found))
 
 # %% ../nbs/parcels.ipynb #c482c593
 def put_back(form, # of take_out
@@ -32,8 +38,4 @@ def put_back(form, # of take_out
     "The answer that `take_out` took apart."
     if isinstance(form, _Hole):
         return give(*form)
-    if isinstance(form, dict):
-        return {k: put_back(v, give) for k, v in form.items()}
-    if isinstance(form, (list, tuple)):
-        return type(form)(put_back(v, give) for v in form)
-    return form
+    return _inside(form, partial(put_back, give=give))

@@ -120,7 +120,7 @@ def fit(self: DataFreeMetaLearner,
     if workers is None and callbacks:
         workers = 1
     run = None if run is None else at_home(run)
-    with hired(workers, quiet), computing(self.device), learning():
+    with hired(workers, quiet), computing(self.device):
         pool = pool if isinstance(pool, Pool) else Pool(pool)
         return self._fit(pool, run, callbacks, quiet)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .core import require
 from .data import load_data
+from .parts import by_name
 from .pool.pool import Pool, merge_pools
 from .pool.pretrain import pretrain_pool
 from .claims import claimed, sweep
@@ -127,12 +128,10 @@ def find_scenario(name: str,  # in `SCENARIOS`
                   budget: str # one that it has
                  ) -> Scenario:
     "Look up a scenario. Raises `SettingsError`."
-    known = isinstance(name, str) and name in SCENARIOS
-    require(known, f"unknown scenario {name!r}: use one of {', '.join(SCENARIOS)}, or enter your "
-            "own in SCENARIOS")
-    has = SCENARIOS[name].budgets
-    require(budget in has, f"unknown budget {budget!r}: experiments have {', '.join(has)}")
-    return SCENARIOS[name]
+    found = by_name(SCENARIOS, name, "scenario", "scenario")
+    has = ", ".join(found.budgets)
+    require(budget in found.budgets, f"unknown budget {budget!r}: experiments have {has}")
+    return found
 
 # %% ../nbs/scenarios.ipynb #ed33f5e8
 def make_pool(scenario: str,   # a name in `SCENARIOS`

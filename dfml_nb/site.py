@@ -98,7 +98,7 @@ def has_heading(
     name,  # of a function, a class or a method, as Pool.digest
     page,  # of its module, as pool/pool.html
 ):
-    "Does nbdev write a heading for this name? For public ones only, which are in the module's `__all__`."
+    "Does nbdev write a heading for this name? For public ones only, those in `__all__`."
     module = Path(get_config().lib_path)/Path(page).with_suffix(".py")
     public = re.search(r"^__all__ = \[(.*?)\]", module.read_text(encoding="utf-8"), re.M | re.S)
     return bool(public) and f"'{name.partition('.')[0]}'" in public[1]

@@ -8,7 +8,6 @@ __all__ = ['each']
 # %% ../nbs/workers.ipynb #0221094b
 import os
 import pickle
-import sys
 import time
 from contextlib import contextmanager, suppress
 

@@ -9,6 +9,7 @@ __all__ = ['ZOOS', 'torchvision_net', 'timm_net', 'hf_net', 'from_zoo', 'factory
 import contextlib
 import importlib.util
 import os
+import re
 import sys
 from difflib import get_close_matches
 from functools import partial
@@ -17,9 +18,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision import models as tvm
 
 from .core import SettingsError, require
+from .heads import put_layer
 from .own import HeadedNet
 
 # %% ../nbs/zoo.ipynb #0a220007
@@ -30,8 +31,7 @@ def recolour(net: nn.Module, # for colour images; changed in place
     name, old = next((k, m) for k, m in convolutions if m.in_channels == 3)
     new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding,
                     old.dilation, bias=old.bias is not None)
-    where, _, last = name.rpartition(".")
-    setattr(net.get_submodule(where), last, new)
+    put_layer(net, name, new)
 
 def side(name: str, # of a torchvision network
          size: int) -> dict: # its side in pixels
@@ -53,6 +53,7 @@ def torchvision_net(name: str,         # for example mobilenet_v3_small
                     **kw               # more arguments of torchvision's constructor
                    ) -> HeadedNet:
     "An untrained torchvision classifier by name. Raises `SettingsError` for unknown names."
+    from torchvision import models as tvm
     known = tvm.list_models(module=tvm)
     require(name in known, f"torchvision has no classifier {name!r}: {near(name, known)}"
             "torchvision.models.list_models() has all names")
@@ -73,11 +74,11 @@ def library(name: str, # to import
         raise SettingsError(f"{name} is not installed: pip install 'dfml_nb[{extra}]'") from e
 
 # words in names of arguments that fetch something, or open a file
-FETCHING = "pretrained", "checkpoint", "weights", "path", "file", "url", "cache", "backbone", "hub"
+FETCHING = re.compile("pretrained|checkpoint|weights|path|file|url|cache|backbone|hub", re.I)
 
 def only_builds(kw: dict):
     "Raises `SettingsError` if an argument does more than say how a network is built."
-    bad = sorted(k for k in kw if any(word in k.lower() for word in FETCHING))
+    bad = sorted(filter(FETCHING.search, kw))
     require(not bad, f"arguments that fetch or open something are not taken here: {bad}")
 
 # %% ../nbs/zoo.ipynb #0a22000f

@@ -17,7 +17,7 @@ from .classifier import FewShotClassifier, statistics_of
 from .layers import adaptation
 from ..core import rng
 from ..many import One, batch_loss, seeing
-from ..nets import Classifier, batch_mode, gradients
+from ..nets import Classifier, gradients
 from ..parts import ADAPT, Count, NotNegative, Positive, Settings, Whole, part
 from ..recover.inversion import balanced_labels, tv_loss
 

@@ -7,7 +7,6 @@ __all__ = ['distill_loss', 'lessons']
 
 # %% ../../nbs/learn/distillation.ipynb #2419aeb3
 import torch
-import torch.nn.functional as F
 
 from ..core import rng
 from .answers import pool_answers

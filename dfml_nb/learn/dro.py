@@ -12,8 +12,8 @@ import torch
 
 from ..core import rng
 from .average import Average
-from .hyper_network import HyperNet, ascend, log_likelihood, worst_code
-from .pool_vectors import PoolVectors, sums_of
+from .hyper_network import HyperNet, ascend, worst_code
+from .pool_vectors import PoolVectors
 from ..parts import LEARN, Count, Positive, Settings, Share, Whole, part
 from ..recover.inversion import check_terms
 

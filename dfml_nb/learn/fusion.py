@@ -6,8 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/learn/fusion.ipynb #807cc21e
-from .average import (Average, average_weights, like_teachers, same_architecture,
-                                   same_weights, shapes_of)
-from .one_teacher import OneTeacher, TeacherSettings, place_in
-from .ota import CHAINS, OTA, OTASettings, align, match_neurons, permute_layer
-from .pool_centroid import PoolCentroid, PoolCentroidSettings, evened, whitening
+from .average import Average
+from .one_teacher import OneTeacher
+from .ota import OTA
+from .pool_centroid import PoolCentroid, whitening

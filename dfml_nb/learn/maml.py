@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..core import rng
-from .loops import MamlSettings, episode_gradient, inner_loop, outer_loss
-from .outer_step import maml_step, shares, stack_episodes
+from .loops import MamlSettings, inner_loop, outer_loss
+from .outer_step import maml_step, stack_episodes
 from ..nets import Classifier, batch_mode
 from ..parts import LEARN, Count, Learn, Whole, part
 from ..recover.inversion import check_terms

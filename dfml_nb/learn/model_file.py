@@ -7,7 +7,6 @@ __all__ = ['save_model', 'read_model']
 
 # %% ../../nbs/learn/model_file.ipynb #2cc57189
 import json
-import os
 import warnings
 from contextlib import contextmanager
 

@@ -8,8 +8,6 @@ __all__ = ['new_student', 'student_step']
 # %% ../../nbs/learn/student.ipynb #1d44151a
 import math
 
-import torch
-
 import dfml_nb.ensemble      # registers the architecture "embedding"
 from .answers import match_terms
 from ..nets import Classifier, build_classifier

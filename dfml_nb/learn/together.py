@@ -8,7 +8,6 @@ __all__ = []
 # %% ../../nbs/learn/together.ipynb #5b3f1717
 import sys
 from dataclasses import asdict, fields, is_dataclass
-from pathlib import Path
 
 import torch
 

@@ -10,9 +10,9 @@ from fastcore.basics import patch
 
 from ..core import Clock
 from .assembly import Assembly
-from .draws import AllOnce, NoDraw, RandomDraw, UpTo
+from .draws import RandomDraw
 from .memory import Memory
-from .train_settings import TrainSettings, check_trust, compose
+from .train_settings import TrainSettings, compose
 from ..nets import glance, weights
 from ..recover.inversion import check_terms, naming
 

@@ -6,20 +6,13 @@
 __all__ = ['add_models', 'add_model']
 
 # %% ../../nbs/pool/add.ipynb #702f01c3
-import contextlib, hashlib, os, re
-from pathlib import Path
-
-from fastcore.basics import patch
-from safetensors.torch import save
-
-from ..core import (PoolError, at_home, atomic_write, require, stable_seed,
-                          usual_tensors)
+from ..core import PoolError, at_home, require, usual_tensors
 from ..nets import Classifier
 from .beside import names_in_order
+from .growing import Growing
 from .kinds import brief
 from .restore import restore, unsteady
-from .spec import (DEVICES, ModelSpec, check_spec, read_index, unboxed,
-                               write_index)
+from .spec import ModelSpec, check_spec, unboxed
 from ..adopt import unmoved
 from ..claims import claimed, sweep
 from ..listing import say
@@ -64,135 +57,6 @@ def _alike(one, other): # do two networks answer alike?
 def _rounded(t):
     return [round(v, 7) for v in t.flatten().tolist()]
 
-# %% ../../nbs/pool/add.ipynb #e683c855
-def _file_name(name, taken):
-    "A plain file name, not in `taken` (lower case), that works on any file system."
-    stem = re.sub(r"[^\w-]+", "_", name, flags=re.ASCII)[:80] or "model"
-    if not re.match(DEVICES, f"{stem}.", re.IGNORECASE):
-        stem = f"_{stem}"
-    file = f"{stem}.safetensors"
-    return file if file.lower() not in taken else f"{stem}_{stable_seed(name):016x}.safetensors"
-
-def open_folder(path      # the pool's folder
-               ) -> list: # of ModelSpec: the models that are there, perhaps none
-    "Start a pool folder, or read the one that is there. Raises `PoolError` if it is no pool."
-    path = Path(path)
-    if os.path.lexists(path/"pool.json"):
-        return read_index(path)
-    require(_free(path), f"{path} is not empty and holds no pool: choose another folder", PoolError)
-    write_index(path, [])
-    return []
-
-def _free(path):
-    "Is nothing there, or a folder with hidden files only?"
-    if not path.exists():
-        return True
-    return path.is_dir() and all(p.name.startswith(".") for p in path.iterdir())
-
-# %% ../../nbs/pool/add.ipynb #c1b2c954
-class _Growing:
-    "A pool to which models are added. A new folder is made when the first model comes."
-    def __init__(self, path,
-                 every,     # as in add_models
-                 order=()): # as in add_models
-        self.path = Path(path)
-        self.every = every
-        self.ranks = {name: i for i, name in enumerate(order)}
-        self.specs = None
-        self.new = []
-        self.unwritten = 0   # rows that the index on the disk lacks
-        self.found = os.path.lexists(self.path/"pool.json")
-        if self.found:
-            self.open()
-
-    def open(self):
-        self.specs = open_folder(self.path)
-        self.names = {s.name for s in self.specs}
-        self.files = {s.file.lower() for s in self.specs}
-        self.seen = self.stamp()
-
-    def stamp(self): # of the index: another one, once somebody has written or removed it
-        try:
-            found = os.stat(self.path/"pool.json")
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-    def check(self):
-        same = self.stamp() == self.seen
-        require(same, f"{self.path} was deleted, moved or changed while models were put in: put it "
-                "back, or choose another folder, and type the same command again", PoolError)
-
-# %% ../../nbs/pool/add.ipynb #0a57e001
-@patch
-def add(self: _Growing, spec, state):
-    "Put one more model in."
-    if self.specs is None:
-        self.open()
-    taken = f"the pool {self.path} already has a model {spec.name!r}: choose another (--name)"
-    require(spec.name not in self.names, taken, PoolError)
-    spec.file = _file_name(spec.name, self.files)
-    data = save(state)
-    spec.sha256 = hashlib.sha256(data).hexdigest()
-    self.check()
-    atomic_write(self.path/spec.file, lambda part: part.write_bytes(data))
-    self.names.add(spec.name)
-    self.files.add(spec.file.lower())
-    self.specs.insert(self.place(spec.name), spec)
-    self.new.append(spec)
-    self.unwritten += 1
-    if self.every and self.unwritten >= self.every:
-        self.write()
-
-@patch
-def place(self: _Growing, name) -> int:
-    "Where a row belongs: behind those that come before it in the order, or else at the end."
-    mine = self.ranks.get(name)
-    if mine is None or not self.specs:
-        return len(self.specs)
-    if self.ranks.get(self.specs[-1].name, mine) < mine: # nearly always
-        return len(self.specs)
-    ranks = [(i, self.ranks.get(s.name)) for i, s in enumerate(self.specs)]
-    before = [i for i, rank in ranks if rank is not None and rank < mine]
-    after = [i for i, rank in ranks if rank is not None and rank > mine]
-    return before[-1] + 1 if before else min(after, default=len(self.specs))
-
-# %% ../../nbs/pool/add.ipynb #0a57e002
-@patch
-def write(self: _Growing):
-    "Write the index."
-    self.check()
-    write_index(self.path, self.specs)
-    self.seen = self.stamp()
-    self.unwritten = 0
-
-@patch
-def stop(self: _Growing, refused: bool): # not interrupted
-    """Before the end: keep what is there, or, of all or none, nothing. A model that was refused
-    leaves no empty new pool; who stops the program types the same again."""
-    mine = self.specs is not None and self.stamp() == self.seen
-    if self.every and self.unwritten and mine:
-        self.write()
-    kept = self.new if self.every else []
-    gone = [] if self.every else [spec.file for spec in self.new]
-    if refused and mine and not self.found and not kept:
-        gone.append("pool.json")
-    for file in gone:
-        with contextlib.suppress(OSError):
-            (self.path/file).unlink()
-
-@patch
-def finish(self: _Growing):
-    "The last rows; and is everything there?"
-    if self.specs is None: return
-    if self.unwritten:
-        self.write()
-    self.check()
-    gone = [s.file for s in self.new if not (self.path/s.file).exists()]
-    require(not gone, f"{len(gone)} files were deleted from {self.path} while models were put in "
-            f"({', '.join(gone[:3])}): take their rows out of pool.json, and type the same command "
-            "again", PoolError)
-
 # %% ../../nbs/pool/add.ipynb #98b3eb6b
 @usual_tensors()
 def add_models(path,              # the pool's folder; made if it is not there
@@ -205,7 +69,7 @@ def add_models(path,              # the pool's folder; made if it is not there
     path = at_home(path)
     with claimed(path):
         sweep(path)
-        growing = _Growing(path, every, order)
+        growing = Growing(path, every, order)
         try:
             for item in items:
                 growing.add(*describe(factories=factories, **item))

@@ -12,7 +12,6 @@ from importlib import import_module
 from operator import itemgetter
 
 import torch
-from torchvision import models as tvm
 
 from ..core import PoolError, load_json, require
 from .files import read_file
@@ -130,7 +129,9 @@ def normalised_otherwise(spec, fit) -> str: # a sentence, or nothing
 def is_other(spec, name) -> bool: # does it name another network of the same library?
     zoo, _, mine = spec.arch.partition(":")
     name = name.partition(".")[0] if isinstance(name, str) else mine
-    if zoo == "torchvision": return name != mine and name in tvm.list_models(module=tvm)
+    if zoo == "torchvision":
+        from torchvision import models as tvm
+        return name != mine and name in tvm.list_models(module=tvm)
     return zoo == "timm" and name != mine.partition(".")[0] and import_module("timm").is_model(name)
 
 def other_network(spec, table): # sentences

@@ -9,14 +9,12 @@ __all__ = ['read_safetensors', 'read_pt', 'read_weights']
 from pathlib import Path
 
 from ..core import PoolError, require
-from .belong import FLOATS, WHOLES, state_problem
 from .kinds import (FRESH, FRESH_FILE, RESAVE, brief, holds_numbers, not_weights,
                                 start_of, way_out)
 from .meanings import Refused
 from .numbers import LARGEST, NumberFile, NumbersError
 from .pt import EMPTY, open_pt
-from .tensors import (BOOKS, DEEPEST, KINDS, LONGEST, MOST, other_kind,
-                                  tensors_of)
+from .tensors import KINDS, other_kind, tensors_of
 
 # %% ../../nbs/pool/files.ipynb #177012bb
 def read_safetensors(path,

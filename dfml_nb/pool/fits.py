@@ -10,11 +10,11 @@ import torch
 
 from ..core import PoolError, require
 from .kinds import brief
-from .misfits import GATHER, MOST, other_count, report, with_shape
+from .misfits import MOST, with_shape
 from .names import tree
-from .nests import LEGACY, Fit, fits
-from .no_weights import (AVERAGED, COUNTERS, HARMLESS, MEAN, PAIRS, is_harmless,
-                                     normalisations, without_again)
+from .nests import Fit, fits
+from .no_weights import (AVERAGED, is_harmless, normalisations,
+                                     without_again)
 
 # %% ../../nbs/pool/fits.ipynb #a3077a01
 def within(state: dict, key, file: str) -> dict: # the part of state that lies in the nest

@@ -51,7 +51,7 @@ def hub_config(folder    # holds config.json
     require(isinstance(kind, str) and kind, f"{file} does not say a model_type: is it a folder "
             "of Hugging Face's transformers? For timm's networks say timm:NAME", PoolError)
     about = {k: v for k, v in config.items() if k not in ELSEWHERE}
-    fetch = [k for k in about if any(word in k.lower() for word in FETCHING)]
+    fetch = list(filter(FETCHING.search, about))
     usual = hf_config(kind, {}).to_dict()
     wanted = {k: v for k, v in about.items() if k not in fetch}
     said = hf_config(kind, wanted).to_dict()

@@ -10,10 +10,8 @@ import re, shlex
 from dataclasses import replace
 from itertools import product
 from math import isqrt
-from pathlib import Path
 
 import torch
-from torchvision import models as tvm
 
 from ..core import PoolError, at_home
 from ..nets import ARCHS
@@ -94,6 +92,7 @@ def _totals(state):
 
 def _of_size(totals, n_classes, width):
     "Classifiers of torchvision that have about as many weights."
+    from torchvision import models as tvm
     found = []
     for name in tvm.list_models(module=tvm):
         meta = tvm.get_model_weights(name).DEFAULT.meta

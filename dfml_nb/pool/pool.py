@@ -13,8 +13,9 @@ from fastcore.basics import patch
 
 from ..core import PoolError, at_home, pick_device, require, whole_number
 from ..nets import Classifier, build_classifier
-from .add import add_models, open_folder
-from .facts import Facts, NoSuchModel, digest_of, place_of
+from .add import add_models
+from .facts import Facts, digest_of, place_of
+from .growing import open_folder
 from .kinds import brief
 from .load import Kept, load_model
 from .spec import read_index

@@ -19,7 +19,8 @@ from ..core import (PoolError, learning, pick_device, progress, require,
                           stable_seed)
 from ..cores import computing
 from ..nets import Classifier
-from .add import add_models, open_folder
+from .add import add_models
+from .growing import open_folder
 from .plan import (content_digest, key_of, plan_teacher, recipe_of, same_content,
                                same_pool, untrained)
 from .pool import Pool

@@ -15,7 +15,8 @@ from ..core import fork_seed, require, rng
 from ..splits import DataSet
 from ..nets import Classifier, build_classifier, freeze
 from ..ensemble import build_member, member_spec
-from ..pool.add import add_model, open_folder
+from ..pool.add import add_model
+from ..pool.growing import open_folder
 from ..pool.pool import Pool
 from ..pool.spec import ModelSpec
 from ..pool.teacher import TrainRecipe, teacher_data, train_teacher
