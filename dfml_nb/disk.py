@@ -33,9 +33,13 @@ def to_disk(path): # a file, or a folder (whose list of names it is)
 def at_home(path     # as somebody wrote it
            ) -> Path: # `~` is the home folder, as in a shell
     "Raises `RunError` for what is no path, such as a word without letters."
-    named = isinstance(path, os.PathLike) or isinstance(path, str) and path
-    require(named, f"a place on the disk is a word or a path, not {path!r}", RunError)
-    return Path(os.path.expanduser(path))
+    try:
+        name = os.fsencode(path)
+    except (TypeError, UnicodeEncodeError):
+        name = b""
+    require(name and b"\0" not in name, f"a place on the disk is a word or a path, not {path!r}",
+            RunError)
+    return Path(os.path.expanduser(os.fsdecode(path)))
 
 def check_target(path,           # of a file to write
                  known=None,     # function of the path: may what is there be replaced? None: yes

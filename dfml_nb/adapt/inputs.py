@@ -64,8 +64,9 @@ def in_order(x):        # whatever somebody passes as pictures
     require(ordered, f"a {type(x).__name__} holds no pictures: {PICTURES}", EpisodeError)
     x = list(x)
     require(x, "there is no picture in it: are the files where they are looked for?", EpisodeError)
-    require(not is_sample(x[0]), "these are samples of images and labels: pass the images, for example "
-            "[x for x, y in samples], and then the labels, [y for x, y in samples]", EpisodeError)
+    require(not is_sample(x[0]), "these are samples of images and labels: pass the images, for "
+            "example [x for x, y in samples], and then the labels, [y for x, y in samples]",
+            EpisodeError)
     singles = any(isinstance(p, (*ONE, torch.Tensor, np.ndarray)) for p in x)
     return x if singles else np.asarray(x)
 
