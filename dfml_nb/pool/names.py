@@ -162,12 +162,15 @@ def _numbered(names):
     return sorted(names, key=lambda k: int(re.sub(r"\D", "", k) or 0)) if len(names) > 1 else names
 
 def _level(theirs, ours):
-    "Where to lay them beside each other: without wrappers, or where most names agree."
+    "Where to lay them beside each other: without wrappers, or where most agrees under one name."
     if theirs.kind == ours.kind:
         return theirs.inner(), ours.inner()
     def agree(two):
         a, b = two
-        return len(a.parts.keys() & b.parts.keys()) + len(a.tensors.keys() & b.tensors.keys())
+        parts = [(a.parts[k], b.parts[k]) for k in a.parts.keys() & b.parts.keys()]
+        same = sum(p.shapes.total() for p, q in parts if p.kind == q.kind)
+        near = sum((p.shapes & q.shapes).total() for p, q in parts)
+        return same, near, len(parts) + len(a.tensors.keys() & b.tensors.keys())
     return max(product(theirs.chain(), ours.chain()), key=agree)
 
 def pair(theirs: Node, ours: Node,

@@ -58,11 +58,13 @@ def _todays(state, want):
     return out
 
 # %% ../../nbs/pool/nests.ipynb #0dc9d98f
+PARAMETRISED = re.compile(r"(^|\.)(parametrizations\..*|[^.]+$)")    # the name behind its layer's
+
 def head_path(want):
     "The dotted name of the head: `head`, or the layer of the last matrix."
     if any(k.startswith("head.") for k in want): return "head"
     flat = [k for k, v in want.items() if v.ndim == 2]
-    return flat[-1].partition(".parametrizations")[0].rpartition(".")[0] if flat else ""
+    return PARAMETRISED.sub("", flat[-1]) if flat else ""
 
 def _body_and_head(want):
     "The network as two trees, and the path of its head, seen from its body."
@@ -129,6 +131,17 @@ def _left_over(nest, used, beside, state):
     left = [k for k in left if not is_harmless(k) and not is_count(state[k])]
     return without_again(left, used, state)
 
+def _tie(found, needed):
+    "Where a network has one tensor under two names, the file may have it under one of them."
+    places = {}
+    for k, v in needed.items():
+        if not v.is_meta and v.numel():
+            places.setdefault((v.data_ptr(), v.shape, v.stride()), []).append(k)
+    for names in places.values():
+        theirs = [found[k] for k in names if k in found][:1]
+        for name in names if theirs else ():
+            found.setdefault(name, theirs[0])
+
 def _fits(state, want):
     beside = () if normalisations(want) else sum(normalisations(state), ())
     needed = {k: v for k, v in want.items() if last(k) != "num_batches_tracked"}
@@ -140,6 +153,7 @@ def _fits(state, want):
         nest = root
         if place:
             nest = _pair_head(root, head, place, found) or _with_more(root, found)
+        _tie(found, needed)
         extra = _left_over(nest, set(found.values()), beside, state)
         missing = [k for k in needed if k not in found]
         out.append(Fit(found, nest.path, missing, extra, state, want))
