@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/pool_commands.ipynb #a5200004
 import contextlib
-from pathlib import Path
+from os.path import isdir
 from typing import Annotated, Literal
 
 from .options import (Budget, Device, Factories, Names, Quiet, Root, Seed, Workers,
@@ -147,7 +147,7 @@ def put_files(out: str, files: str, arch: str, factory: str, name: str, # as abo
     from dfml_nb.pool.pool import Pool
     factories = read_factories(factory and [factory], [arch]) or {}
     about = dict(about, factory=factories.get(arch))
-    if Path(files).is_dir() and not arch.startswith("hf:"):
+    if isdir(files) and not arch.startswith("hf:"):
         require(not name, "--name is for one file: a folder's models have the names of its files")
         import_folder(out, files, arch, **how, **about)
     else:

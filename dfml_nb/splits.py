@@ -104,8 +104,9 @@ def of_class(self: Split,
             ) -> np.ndarray: # int64 indices of its images, ascending
     "Where the images of one class are."
     if isinstance(c, str):
-        require(c in self.classes, f"{self.name} has no class {c!r}", DataError)
-        c = self.classes.index(c)
+        names = list(map(in_one_form, self.classes))
+        require(in_one_form(c) in names, f"{self.name} has no class {c!r}", DataError)
+        c = names.index(in_one_form(c))
     return self._groups[c]
 
 # %% ../nbs/splits.ipynb #3b166c4d

@@ -10,6 +10,7 @@ import shlex
 from contextlib import suppress
 from importlib import import_module
 from operator import itemgetter
+from os.path import isdir, isfile
 
 import torch
 
@@ -26,11 +27,11 @@ TABLES = "preprocessor_config.json", "config.json"    # beside a file of the hub
 def tables_of(file, room) -> list: # of names and values; room: bytes
     "What a file says beside its weights, and what lies with it in a folder of the hub."
     said = []
-    if file.is_file() and not is_table(file) and file.suffix != ".safetensors":
+    if isfile(file) and not is_table(file) and file.suffix != ".safetensors":
         with suppress(PoolError):
             said.append(read_file(file, room))
-    if file.is_dir() or is_table(file) or file.name in WHOLE:
-        folder = file if file.is_dir() else file.parent
+    if isdir(file) or is_table(file) or file.name in WHOLE:
+        folder = file if isdir(file) else file.parent
         for name in TABLES:
             with suppress(PoolError):
                 said.append(load_json(folder/name, PoolError))

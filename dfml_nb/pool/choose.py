@@ -54,7 +54,10 @@ def model_files(folder,         # where to look
                ) -> tuple:      # (path → name of the model, files left out)
     "The models of a folder, or of its run folders. Raises `PoolError` if there are none."
     folder = Path(folder)
-    require(folder.is_dir(), f"there is no folder {folder}", PoolError)
+    require(not os.path.isfile(folder), f"{folder} is a file, and a folder of files is meant: "
+            "import it alone (import_model), or, if it is an archive of several, unpack it first",
+            PoolError)
+    require(os.path.isdir(folder), f"there is no folder {brief(folder)}", PoolError)
     found = sorted(f for f in folder.rglob("*") if f.is_file()) if recursive else _files(folder)
     pools = {f.parent for f in found if f.name == "pool.json"}    # perhaps made of these files
     models = [f for f in found if is_model(f) and f.parent not in pools]

@@ -14,6 +14,7 @@ from functools import cached_property
 from ..core import PoolError, require, stable_seed
 from .kinds import brief
 from .spec import ModelSpec
+from ..splits import in_one_form
 
 # %% ../../nbs/pool/facts.ipynb #91dff223
 class Facts:
@@ -28,7 +29,12 @@ class Facts:
 
     @cached_property
     def channels(self) -> int: # 3 if any model sees colour
-        return max(s.channels for s in self.specs)
+        found = {s.channels for s in self.specs}
+        several = " and ".join(map(str, sorted(found)))
+        same = len(found) == 1 or found == {1, 3}
+        require(same, f"the models take images of {several} channels, and no image can be shown "
+                "to all of them: make a pool of each kind", PoolError)
+        return max(found)
 
     @cached_property
     def mean(self) -> tuple: # per channel, averaged over the models
@@ -67,7 +73,8 @@ def place_of(i,          # a number, from the end if it is below 0, or a name
     require(not isinstance(i, slice), "a pool gives one model at a time: [pool[i] for i in "
             "range(2)], or Pool(path, first=2) for a pool of the first two", PoolError)
     if isinstance(i, str):
-        names = [s.name for s in specs]
+        names = [in_one_form(s.name) for s in specs]
+        i = in_one_form(i)
         require(i in names, f"no model of this pool is called {brief(i)!r}: see "
                 "[s.name for s in pool.specs]", NoSuchModel)
         return names.index(i)

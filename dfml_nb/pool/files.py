@@ -6,6 +6,7 @@
 __all__ = ['read_safetensors', 'read_pt', 'read_weights']
 
 # %% ../../nbs/pool/files.ipynb #8b32d9fa
+from os.path import isfile     # of any name, also one that no file can have
 from pathlib import Path
 
 from ..core import PoolError, require
@@ -58,11 +59,7 @@ def read_file(file,
              ) -> object: # what it holds
     "What somebody's file holds, read safely. Raises `PoolError`."
     file = Path(file)
-    try:
-        there = file.is_file()
-    except (OSError, ValueError):      # a name that no file can have
-        there = False
-    require(there, f"{brief(file)} does not exist, or is no file", PoolError)
+    require(isfile(file), f"{brief(file)} does not exist, or is no file", PoolError)
     pickled = start_of(file).startswith((b"PK\3\4", b"\x80"))
     if file.suffix.lower() == ".safetensors" and not pickled:
         return read_safetensors(file, FRESH_FILE, most)

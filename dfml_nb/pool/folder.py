@@ -23,15 +23,17 @@ from .kinds import brief
 from .numbers import checksum
 from .pool import Pool
 from .spec import read_index
+from ..splits import in_one_form
 
 # %% ../../nbs/pool/folder.ipynb #e6feb53f
 def _arguments(names, folder, arch, details, kw):
     "File → arguments of `read_foreign`. `names`: file → name."
-    details = details or {}
-    unknown = set(details) - set(names.values())
+    details = {in_one_form(k): v for k, v in (details or {}).items()}
+    unknown = set(details) - set(map(in_one_form, names.values()))
     require(not unknown, f"details are given for {brief(sorted(unknown))}, and {folder} has "
             "no such file: names are written without their ending", PoolError)
-    args = {f: {"arch": arch, "name": n, **kw, **details.get(n, {})} for f, n in names.items()}
+    args = {f: {"arch": arch, "name": n, **kw, **details.get(in_one_form(n), {})}
+            for f, n in names.items()}
     _check_said(args)
     return args
 

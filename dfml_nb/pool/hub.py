@@ -7,6 +7,7 @@ __all__ = ['hub_config', 'hub_weights']
 
 # %% ../../nbs/pool/hub.ipynb #0a440004
 import re
+from os.path import isdir, isfile     # of any name, also one that no file can have
 from pathlib import Path
 
 from ..core import PoolError, SettingsError, at_home, load_json, require
@@ -96,7 +97,7 @@ def weights_of(file: Path,
         return joined(file, room)
     part = SHARD.search(file.name)
     index = file.with_name(f"{SHARD.sub('', file.name)}.index.json")
-    fetch = "" if index.is_file() else ", once that and all parts lie in one folder"
+    fetch = "" if isfile(index) else ", once that and all parts lie in one folder"
     require(not part or int(part[1]) < 2, f"{brief(file.name)} is one of {part and part[1]} parts "
             f"(shards) of a model: import {brief(index)}{fetch}", PoolError)
     return read_weights(file, room)
@@ -117,7 +118,7 @@ def hub_weights(folder,   # holds model.safetensors, pytorch_model.bin, or shard
 # %% ../../nbs/pool/hub.ipynb #0a440013
 def in_hub(file: Path, arch: str) -> bool:
     "Is it a folder of Hugging Face, or the weights in one, for one of its networks?"
-    return arch.startswith("hf:") and (file.is_dir() or file.name in WHOLE or is_table(file))
+    return arch.startswith("hf:") and (isdir(file) or file.name in WHOLE or is_table(file))
 
 def hub_state(file: Path,     # for which in_hub holds
               spec: ModelSpec,
@@ -152,7 +153,7 @@ def understood(arch: str,        # as the caller said it
     zoo, _, folder = arch.partition(":")
     folder = at_home(folder)
     try:
-        if zoo == "hf" and folder.is_dir():
+        if zoo == "hf" and isdir(folder):
             about = hub_config(folder)
             arch = about["arch"]
             args = {**about["arch_args"], **args}

@@ -19,6 +19,7 @@ from .growing import open_folder
 from .kinds import brief
 from .load import Kept, load_model
 from .spec import read_index
+from ..splits import in_one_form
 
 # %% ../../nbs/pool/pool.ipynb #c47020b6
 class Pool(Facts):
@@ -76,7 +77,8 @@ def class_keys(self: Pool,
     "What outputs mean: (domain, class name); if names are unknown, (domain, model name, output)."
     s = self.specs[i]
     if s.class_names:
-        return [(s.domain, n) for n in s.class_names]
+        domain = s.domain and in_one_form(s.domain)
+        return [(domain, in_one_form(n)) for n in s.class_names]
     return [(s.domain, s.name, c) for c in range(s.n_classes)]
 
 # %% ../../nbs/pool/pool.ipynb #51ba5ea8

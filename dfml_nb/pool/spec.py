@@ -6,7 +6,7 @@
 __all__ = ['DEVICES', 'FILE_NAME', 'UNITS', 'SPEC_RULES', 'FORMAT', 'ModelSpec', 'check_spec', 'read_index', 'write_index']
 
 # %% ../../nbs/pool/spec.ipynb #295b008c
-import json, re
+import json, os, re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from ..core import PoolError, atomic_write, load_json, require
 from ..data import LARGEST_SIDE
 from .kinds import brief
+from ..splits import in_one_form
 
 # %% ../../nbs/pool/spec.ipynb #c3a1f101
 def unboxed(v,      # a fact about a model, perhaps a number or an array of NumPy or torch
@@ -92,7 +93,7 @@ def names(v, spec) -> bool:
 def faults(names: list, spec) -> list: # of short texts
     "What is wrong with names of classes."
     bad = [n for n in names if not text(n)]
-    count = Counter(n for n in names if text(n))
+    count = Counter(in_one_form(n) for n in names if text(n))
     twice = [n for n, k in count.items() if k > 1]
     found = []
     if bad:
@@ -190,10 +191,7 @@ FORMAT = 1
 def real_file(file: Path
              ) -> bool: # False if it is a link, a device, or not there
     "Is there an ordinary file of this name?"
-    try:
-        return file.is_file() and not file.is_symlink()
-    except (OSError, ValueError):
-        return False
+    return os.path.isfile(file) and not os.path.islink(file)
 
 # %% ../../nbs/pool/spec.ipynb #623bba59
 def read_index(path      # the pool's folder
@@ -208,7 +206,7 @@ def read_index(path      # the pool's folder
 
 def _rows(path, file):
     "What stands in pool.json."
-    require(not Path(path).is_file(), f"{path} is a file, and a pool is a folder: name the folder "
+    require(not os.path.isfile(path), f"{path} is a file, and a pool is a folder: name the folder "
             "that pool.json lies in", PoolError)
     require(real_file(file), f"{path} holds no pool (no file pool.json): "
             "make one with pretrain_pool, import_folder or add_model", PoolError)

@@ -17,6 +17,7 @@ from ..nets import resized
 from ..parts import RECOVER, Count, Recover, Settings, part
 from ..pool.plan import content_digest
 from .inversion import Task
+from ..splits import in_one_form
 
 # %% ../../nbs/recover/real.ipynb #d1144c4d
 @dataclass
@@ -77,7 +78,8 @@ class RealImages:
           ) -> torch.Tensor:   # (n, C, H, W) in [0, 1]
         "Real images of one class. Raises `PoolError` if no data set has it."
         for split in self.splits:
-            if split.name.split("/")[0] == key[0] and key[1] in split.classes:
+            domain = in_one_form(split.name.split("/")[0])
+            if domain == key[0] and key[1] in map(in_one_form, split.classes):
                 found = split.of_class(key[1])
                 pick = torch.randint(len(found), (n,), generator=gen)
                 return self.fitted(split.x(found[pick.numpy()]))
