@@ -12,8 +12,9 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from .answering import unmoved, whole
-from .factory import built
+from .answering import spoken, squashing, unmoved, whole
+from .core import require
+from .factory import CALLED, built
 from .own import SWITCHES, real_looking
 
 # %% ../nbs/adopt.ipynb #0a110021
@@ -58,6 +59,25 @@ def minds_itself(net, x) -> bool: # what hooks make of its weights can be copied
         if before != after or not torch.equal(shown, x): return False
     return True
 
+# %% ../nbs/adopt.ipynb #aecfd7e3
+def settled(t):                    # a parameter or a buffer
+    "The same; a copy, if it was made in inference mode and could not be differentiated through."
+    if not t.is_inference():
+        return t
+    with torch.inference_mode(False):
+        new = t.detach().clone()
+        return nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new
+
+def usable(net: nn.Module # as a factory made it
+          ) -> nn.Module: # the same, or a copy
+    "With weights in single precision that can be changed. Raises `SettingsError`."
+    tensors = [t for t in (*net.parameters(), *net.buffers()) if not nn.parameter.is_lazy(t)]
+    require(not any(t.is_meta for t in tensors), "the factory builds its network on the meta "
+            "device, where weights have no numbers: let it build on the CPU")
+    if any(t.is_inference() for t in tensors):
+        net = deepcopy(net, {id(t): settled(t) for t in tensors})
+    return net.float()
+
 # %% ../nbs/adopt.ipynb #0a110022
 def adopt(net: nn.Module,  # somebody's
           n_classes: int,  # outputs that are wanted
@@ -66,7 +86,7 @@ def adopt(net: nn.Module,  # somebody's
          ) -> nn.Module:   # has features, head and n_answers
     "A network from elsewhere: itself if it is split for sure, else whole. Raises `SettingsError`."
     x = (real_looking(3, channels, size) - .5) / .25
-    net.float()            # it may have been built in halves, or as doubles
+    net = usable(net)
     with unmoved(net):
         if any(map(nn.parameter.is_lazy, (*net.parameters(), *net.buffers()))):
             net(x)         # now its layers know their widths

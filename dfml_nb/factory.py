@@ -11,7 +11,7 @@ from inspect import Parameter, signature
 
 from torch import nn
 
-from .core import require
+from .core import SettingsError, require
 from .own import settings_kept
 
 # %% ../nbs/factory.ipynb #03bec64b
@@ -74,3 +74,6 @@ def built(maker, # a function or class that gives a network
             if first:
                 given[first] = value
                 untried[first] = others
+        except SystemExit as e:
+            raise SettingsError(f"the factory ends the program (exit {e}), as argparse does where "
+                                f"it lacks an argument: {CALLED}") from e

@@ -94,6 +94,12 @@ def tensors_in(out) -> list: # of what a network gave back
     parts = list(parts) if known else [parts]
     return [t for t in parts if isinstance(t, torch.Tensor)]
 
+def in_single(t) -> torch.Tensor: # as everything here is computed
+    "Halves or doubles as single precision. Raises `SettingsError`."
+    require(not t.is_complex(), "the network answers with complex numbers: let it return what "
+            "counts of them, such as .abs() or .real")
+    return t.float()
+
 SEVERAL = ("the network gives back {} where logits are needed, a tensor ({}, {}): bring, with "
            "--factory (factory=), one whose forward returns the logits alone, or as a dict with "
            "the key 'logits'")
@@ -107,7 +113,7 @@ def logits_of(out,            # what a network gave back
     "The logits among what a network gives back. Raises `SettingsError` if that is not clear."
     out = named_logits(out)
     if isinstance(out, torch.Tensor):
-        return out.flatten(1) if is_table(out, batch, n_classes) else out
+        return in_single(out.flatten(1) if is_table(out, batch, n_classes) else out)
     tensors = tensors_in(out)
     found = [t for t in tensors if is_table(t, batch, n_classes)]
     if not found and n_classes == 2:
@@ -117,4 +123,4 @@ def logits_of(out,            # what a network gave back
     shapes = [tuple(t.shape) for t in tensors]
     what = f"{type(out).__name__} of {shapes}" if shapes else f"a {type(out).__name__}"
     require(len(found) == 1, SEVERAL.format(what, batch, n_classes or "classes"))
-    return found[0].flatten(1) if found[0].ndim > 2 else found[0]
+    return in_single(found[0].flatten(1) if found[0].ndim > 2 else found[0])

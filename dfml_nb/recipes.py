@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from .adapt.adapt import FewShotClassifier, get_adapter
 from .adapt.classifier import answering
 from .adapt.export import CLOSED, export_model
-from .adapt.labels import check_support, coded
+from .adapt.labels import check_model, check_support, coded
 from .core import (Clock, PoolError, RunError, at_home, learning, pick_device,
                           require)
 from .cores import computing
@@ -170,9 +170,10 @@ def adapt(self: DataFreeMetaLearner,
 
 @patch
 def check_fitted(self: DataFreeMetaLearner):
-    "Raises `RunError` if there is no model yet."
+    "Raises `RunError` if there is no model yet, `SettingsError` if there is something else."
     require(self.model is not None,
             "this learner has not learned yet: call fit, or load one that has", RunError)
+    check_model(self.model)
 
 # %% ../nbs/recipes.ipynb #2b33e0e7
 @patch

@@ -216,8 +216,10 @@ def factory_at(place: str # MODULE:FUNCTION, or FILE.py:FUNCTION
             f"my_nets:Friday for Friday in my_nets.py, not {place!r}")
     try:
         found = getattr(imported(module), name, None)
-    except Exception as e:      # the caller's own code can fail in any way
+    except (Exception, SystemExit) as e:      # the caller's own code can fail in any way
         where = f": is it in {os.getcwd()}?" if isinstance(e, ImportError) else ""
+        if isinstance(e, SystemExit):
+            where = ", for it ends the program: put that below if __name__ == '__main__'"
         raise SettingsError(f"{module} cannot be imported ({type(e).__name__}: {e}){where}") from e
     require(callable(found), f"{module} has no function or class {name!r}")
     return found

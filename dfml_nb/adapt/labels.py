@@ -12,9 +12,9 @@ from numbers import Number
 
 import numpy as np
 import torch
-from torch import nn
 
 from .inputs import FILES, as_images, understood
+from ..adopt import settled
 from ..core import EpisodeError, require
 from ..nets import Classifier
 
@@ -109,14 +109,14 @@ def places(y,              # labels, as in coded
             f"its classes are {classes[:9].tolist()}", EpisodeError)
     return torch.from_numpy(np.searchsorted(classes, y))
 
-# %% ../../nbs/adapt/labels.ipynb #ada10020
-def settled(t):                    # a parameter or a buffer
-    "The same; a copy, if it was made in inference mode and could not be differentiated through."
-    if not t.is_inference():
-        return t
-    with torch.inference_mode(False):
-        new = t.detach().clone()
-        return nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new
+# %% ../../nbs/adapt/labels.ipynb #89363dae
+def check_model(model): # of a learner, or to be adapted
+    "Raises `SettingsError` unless it is one that `build_classifier` makes and `fit` leaves."
+    kind = type(model).__name__
+    wrapped = [k for k in ("_orig_mod", "module") if hasattr(model, k)]
+    way = f"its .{wrapped[0]}" if wrapped else "what build_classifier makes, or fit leaves"
+    require(isinstance(model, Classifier), "a model is a Classifier, neither compiled nor "
+            f"wrapped, and not of the kind {kind}: give {way}")
 
 # %% ../../nbs/adapt/labels.ipynb #ada1001d
 def check_support(model: Classifier, # to be adapted
@@ -125,6 +125,7 @@ def check_support(model: Classifier, # to be adapted
                   way: int           # number of classes
                  ) -> tuple:         # x and y as the model takes them
     "Raises `EpisodeError` unless these are images, with each of the labels 0..way-1 at least once."
+    check_model(model)
     way = number_of_classes(way)
     y = plain_labels(y)
     require(y.dtype.kind == "i", "an adaptation by itself takes numbers 0..way-1 as labels: words "

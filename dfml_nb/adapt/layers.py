@@ -13,7 +13,8 @@ from itertools import chain
 
 import torch
 
-from .labels import check_support, settled
+from .labels import check_support
+from ..adopt import settled
 from ..core import EpisodeError, learning
 from ..nets import Classifier
 

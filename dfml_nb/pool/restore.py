@@ -35,7 +35,7 @@ def restore(spec: ModelSpec,    # what the pool says about the model
     hint = f". Is its architecture or class count wrong? If not, {advice}"
     if problem and "NaN" in problem:
         hint = f": {advice}"
-    if problem and " holds torch." in problem:
+    if problem and " holds torch." in problem and "complex" not in problem:
         hint = f": {WAYS['quantised']}"
     name = f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
     require(not problem, f"{name}: {problem}{hint}", PoolError)
