@@ -12,9 +12,9 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from .answering import spoken, squashing, unmoved, whole
+from .answering import unmoved, whole
 from .core import require
-from .factory import CALLED, built
+from .factory import built
 from .own import SWITCHES, real_looking
 
 # %% ../nbs/adopt.ipynb #0a110021

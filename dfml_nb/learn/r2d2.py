@@ -27,7 +27,7 @@ def ridge_weights(f,          # features of support images (N, D), length one
                   way: int,   # number of classes
                   lam: float  # penalty on the weights, above 0
                  ) -> torch.Tensor: # (D, way): features times these are scores
-    "Linear regression from features to classes, in closed form (R2D2, ridge regression)."
+    "Linear regression from features to classes, in closed form (R2D2)."
     target = way * F.one_hot(y, way).to(f) - 1
     penalty = lam * torch.eye(y.shape[-1]).to(f)
     return f.mT @ torch.linalg.solve(f @ f.mT + penalty, target)
