@@ -151,7 +151,7 @@ def understood(arch: str,        # as the caller said it
     "What the caller means, as a pool says it. Raises `PoolError`."
     args = dict(arch_args or {})
     zoo, _, folder = arch.partition(":")
-    folder = at_home(folder)
+    folder = folder and at_home(folder)
     try:
         if zoo == "hf" and isdir(folder):
             about = hub_config(folder)
