@@ -253,8 +253,9 @@ def ablation_rows(): # yields experiments
                          PURER_BEFORE)
     yield Experiment("ablation_purer", "long", "cifar_fs", "purer", "fine_tune",
                      cpu={"outer_steps": 4500})
-    yield Experiment("model_scale", "purer_unshifted", "model_scale", "purer", "fine_tune",
-                     {"dynamic.pad": 0}, CPU_SCENARIO["model_scale"]["purer"])
+    yield Experiment("model_scale", "purer_gentle", "model_scale", "purer", "fine_tune",
+                     {"dynamic.pad": 0, "dynamic.lr": .01},
+                     CPU_SCENARIO["model_scale"]["purer"])
     for n in (5, 10, 20):
         yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", "fine_tune",
                          cpu=SHORT_FREE, models=n)
