@@ -253,9 +253,13 @@ def ablation_rows(): # yields experiments
                          PURER_BEFORE)
     yield Experiment("ablation_purer", "long", "cifar_fs", "purer", "fine_tune",
                      cpu={"outer_steps": 4500})
+    gentle = {"dynamic.pad": 0, "dynamic.lr": .01}   # images that large teachers can shape
+    cpu = CPU_SCENARIO["model_scale"]["purer"]
     yield Experiment("model_scale", "purer_gentle", "model_scale", "purer", "fine_tune",
-                     {"dynamic.pad": 0, "dynamic.lr": .01},
-                     CPU_SCENARIO["model_scale"]["purer"])
+                     gentle, cpu)
+    yield Experiment("model_scale", "bell_gentle", "model_scale", "free", "ridge",
+                     {**gentle, "dynamic.curriculum": False}, {**cpu, "bell.visits": 15},
+                     parts=dict(draw="up_to", recover="dynamic", learn="bell"))
     for n in (5, 10, 20):
         yield Experiment("ablation_pool", f"pool{n}", "cifar_fs", "free", "fine_tune",
                          cpu=SHORT_FREE, models=n)
