@@ -7,6 +7,7 @@ __all__ = ['DataFreeMetaLearner', 'get_recipe', 'check_budget', 'budget_text', '
 
 # %% ../nbs/recipes.ipynb #78bc5bc6
 from dataclasses import asdict
+from functools import cached_property
 
 from fastcore.basics import patch
 
@@ -20,7 +21,7 @@ from .cores import computing
 from .fitting import (MODEL, check_callbacks, check_told, learner_file, shown,
                              told_of, train)
 from .learn.trainer import Trainer, compose
-from .learn.training import (check_learner_place, read_model, reading, save_model,
+from .learn.training import (check_learner_place, read_own, reading, save_model,
                                     working_in)
 from .parts import LEARN, RECOVER
 from .pool.pool import Pool
@@ -64,17 +65,21 @@ class DataFreeMetaLearner:
         get_adapter(self.how)
         self.settings = chosen_settings(self.names, row, budget, shot, settings)
         self.model = None
-        self.history = []            # of fit: a dict of figures for each step
+        self.folder = None           # a `RunFolder` that it was loaded from
         self.factories = None        # of networks of one's own, from the pool
         self.about = {}
         self.clock = Clock()
+
+    @cached_property
+    def history(self) -> list: # of dicts
+        "The figures of each step; a loaded learner reads them in the log when it is asked."
+        return self.folder.rows() if self.folder else []
 
     def __repr__(self):
         names = self.names
         verbs = [names["recover"] or "nothing", " + ".join(names["learn"]) or "nothing", self.how]
         state = "has learned" if self.model is not None else "has not learned yet"
         return f"{self.recipe}, {self.budget}: {' → '.join(verbs)}; {state}"
-
 
 # %% ../nbs/recipes.ipynb #bcab537a
 @patch(as_prop=True)
@@ -139,7 +144,7 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
         self._take_over(trainer)
         if folder and rank() == 0:
             folder.check_exists()
-            self.save(folder.path/MODEL)
+            self._write(folder.path/MODEL, run=folder.identity)
     return self
 
 @patch
@@ -181,8 +186,12 @@ def save(self: DataFreeMetaLearner, path): # a .safetensors file
     """Write the meta-model and all that identifies it. Raises `RunError` before `fit`, and where
     something else lies."""
     self.check_fitted()
-    check_learner_place(at_home(path))
-    save_model(self.model, at_home(path), config=self.config, about=self.about)
+    self._write(at_home(path))
+
+@patch
+def _write(self: DataFreeMetaLearner, path, **more): # more facts
+    check_learner_place(path)
+    save_model(self.model, path, config=self.config, about=self.about, **more)
 
 # %% ../nbs/recipes.ipynb #adcf623f
 @patch(cls_method=True)
@@ -191,9 +200,10 @@ def load(cls: DataFreeMetaLearner,
          device="auto",      # see `pick_device`
          factories=None      # the caller's own architectures, see `build_net`
         ):                   # the learner
-    "Read a learner back. Raises `RunError`."
+    "Read a learner back. Raises `RunError`, also for one of another run than its folder."
     file = learner_file(path)
-    model, info = read_model(file, factories)
+    folder = None if file == at_home(path) else RunFolder(file.parent.absolute())
+    model, info = read_own(folder, file, factories)
     require("config" in info, f"{file} holds a model, but no learner", RunError)
     device = pick_device(device)
     with reading(file):
@@ -201,7 +211,7 @@ def load(cls: DataFreeMetaLearner,
         # what a file lacks came later: it is as the part has it, not as the recipe has it today
         new.settings = filled(compose(new.names), info["config"]["settings"])
         check_told(info["about"])
-    new.history = RunFolder(at_home(path)).rows()
+    new.folder = folder
     new.about = info["about"]
     new.factories = factories
     new.model = model.eval().to(new.device)
@@ -212,7 +222,8 @@ def load(cls: DataFreeMetaLearner,
 def __getstate__(self: DataFreeMetaLearner):
     "What a copy or a pickle holds: what was learned, without the pool and the caller's functions."
     kept = {k: v for k, v in vars(self).items() if k != "trainer"}
-    return {**kept, "settings": asdict(self.settings), "factories": None}
+    return {**kept, "settings": asdict(self.settings), "factories": None,
+            "folder": None, "history": self.history}
 
 @patch
 def __setstate__(self: DataFreeMetaLearner, state):

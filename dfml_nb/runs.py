@@ -148,8 +148,9 @@ def checkpoints(self: RunFolder) -> list: # of paths
     files = [f for f in self.path.glob("checkpoint_*.pt") if f.is_file()]
     return sorted(files, reverse=True)
 
-@patch
-def _identity(self: RunFolder) -> int: # the same for runs of which the same was asked
+@patch(as_prop=True)
+def identity(self: RunFolder) -> int: # the same for runs of which the same was asked
+    "What a file of this run says, so that one of another run is not taken for it."
     return stable_seed(json.dumps(self._asked(), sort_keys=True))
 
 @patch
@@ -162,7 +163,7 @@ def save(self: RunFolder,
     with contextlib.suppress(OSError):
         to_disk(self.log_file) # a checkpoint must not outlive the rows before it
     new = self.path/CHECKPOINT.format(step)
-    whole = dict(state, step=step, run=self._identity())
+    whole = dict(state, step=step, run=self.identity)
     atomic_write(new, lambda part: torch.save(whole, part))
     kept = [f for f in self.checkpoints() if f <= new][:self.keep]
     for f in set(self.checkpoints()) - set(kept):
@@ -175,7 +176,7 @@ def latest(self: RunFolder) -> dict: # the state that was saved, with its step; 
     files = self.checkpoints()
     for i, f in enumerate(files):
         try:
-            state = _read_checkpoint(f, self._identity())
+            state = _read_checkpoint(f, self.identity)
         except Exception as e:
             print(f"{f} cannot be read ({type(e).__name__}): going back to the one before",
                   file=sys.stderr)

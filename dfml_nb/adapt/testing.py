@@ -17,16 +17,17 @@ from .adapt import get_adapter
 from .evaluate import as_hits, evaluate, select
 from ..core import DataError, device_name, of_python, require, versions
 from ..cores import computing
-from ..learn.training import read_model
+from ..learn.training import read_own
+from ..runs import RunFolder
 from ..worker import hired
 
 # %% ../../nbs/adapt/testing.ipynb #6e90e0db
 def snapshots(run,       # a run folder
               factories=None # the caller's own architectures, see `build_net`
              ) -> list:  # of models, oldest first; empty for recipes without steps
-    "The meta-models kept during a run."
+    "The meta-models kept during a run. Raises `RunError` for one of another run."
     files = sorted((Path(run)/"snapshots").glob("step_*.safetensors"))
-    return [read_model(f, factories)[0] for f in files]
+    return [read_own(RunFolder(run), f, factories)[0] for f in files]
 
 # %% ../../nbs/adapt/testing.ipynb #acb6d8cb
 class Judge:
