@@ -14,7 +14,7 @@ from ..nets import Classifier, freeze
 from ..adopt import is_split
 from ..own import HeadedNet, real_looking
 from ..zoo import side
-from .belong import state_problem
+from .belong import kind_of_problem
 from .blank import Cost, at_most, blank_net, blind, check_cost, wanted
 from .kinds import FRESH, WAYS, brief
 from .spec import ModelSpec
@@ -31,12 +31,10 @@ def restore(spec: ModelSpec,    # what the pool says about the model
             seed="blank"        # as in blank_net
            ) -> Classifier:     # in evaluation mode, without gradients to its weights
     "The model that `spec` describes, filled with `state`. Raises `PoolError` if it does not fit."
-    problem = state_problem(state, wanted(spec, factories, len(state)))
+    kind, problem = kind_of_problem(state, wanted(spec, factories, len(state)))
     hint = f". Is its architecture or class count wrong? If not, {advice}"
-    if problem and "NaN" in problem:
-        hint = f": {advice}"
-    if problem and " holds torch." in problem and "complex" not in problem:
-        hint = f": {WAYS['quantised']}"
+    if kind:
+        hint = f": {WAYS['quantised'] if kind == 'quantised' else advice}"
     name = f"model {spec.name!r} ({spec.arch}, {spec.n_classes} classes)"
     require(not problem, f"{name}: {problem}{hint}", PoolError)
     net = blank_net(spec, factories, seed=seed)
