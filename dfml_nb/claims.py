@@ -72,11 +72,11 @@ def _lock_file(folder: Path): # an open file that no deletion of the folder take
 def _wait_for(lock,        # an open file, or the number of an open folder
               folder,      # as the user calls it
               who: str = "whose lock file was deleted"):
-    "Wait until no other process holds the lock."
+    "Wait until nobody else holds the lock: another process, or a thread of this one."
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"another process ({who}) works on {folder}: waiting for it",
+        print(f"a process ({who}) works on {folder} already: waiting for it",
               file=sys.stderr, flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError: # a file system without locks
@@ -126,7 +126,7 @@ _held = threading.local() # .folders: those that this thread has claimed
 
 @contextlib.contextmanager
 def claimed(folder): # a folder, perhaps not there yet
-    "One process at a time: others wait. A thread may claim what it holds. Raises `RunError`."
+    "One thread at a time, of all processes. It may claim what it holds. Raises `RunError`."
     path = Path(folder).resolve()
     held = _held.__dict__.setdefault("folders", set())
     if path in held:
