@@ -36,6 +36,10 @@ def plain_labels(y      # whatever somebody passes as labels
             words = {isinstance(v, (str, bytes)) for v in y}
             require(len(words) < 2, f"some labels are words and some are not: {LABELS}",
                     EpisodeError)
+        given = y if isinstance(y, list) else np.asarray(y).flat
+        cut = any(isinstance(v, (str, bytes)) and v[-1:] in ("\0", b"\0") for v in given)
+        require(not cut, "a word that ends in the character '\\0' is the same as without it: "
+                "take it away", EpisodeError)
         y = np.asarray(y)
         numbers = all(isinstance(v, Number) for v in y.flat)
         in_bytes = all(isinstance(v, bytes) for v in y.flat)
