@@ -9,7 +9,7 @@ __all__ = ['stranger', 'pool_images', 'audit_pool']
 from collections import defaultdict
 
 from ..core import DataError, progress, require
-from ..splits import DataSet
+from ..splits import DataSet, in_one_form
 from ..pool.pool import Pool
 from ..pool.spec import ModelSpec
 from ..pool.teacher import teacher_data
@@ -41,7 +41,8 @@ def pool_images(pool: Pool,    # trained by this library
 def check_known(spec: ModelSpec, data: DataSet):
     "Raises `DataError` unless the teacher was trained by this library on `data`."
     trained_on_it = spec.class_names and spec.trained.get("data") == data.name
-    require(trained_on_it and set(spec.class_names) <= set(data.train.classes),
+    known = set(map(in_one_form, data.train.classes))
+    require(trained_on_it and known.issuperset(map(in_one_form, spec.class_names)),
             f"{spec.name} was not trained by this library on {data.name}: give another data "
             "set, or use audit_teacher with the images it was trained on", DataError)
 
