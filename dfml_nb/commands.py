@@ -45,8 +45,9 @@ def outcome_text(means: list,    # rows, averaged over data sets
                  new: bool       # whether it was run now
                 ) -> str:
     "What one row came to, in words."
+    from dfml_nb.adapt.tables import in_words
     shown = [r for r in means if not r["query_statistics"]]
-    figures = [f"{r['shot']}-shot {r['acc']:.2f} ± {r['ci95']:.2f}" for r in shown]
+    figures = [f"{r['shot']}-shot {in_words(r)}" for r in shown]
     said = ", ".join(figures) or f"cannot run: {why}"
     return said + (f" ({seconds:.0f} s)" if new else " (record)")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from .adapt.tables import with_interval
 from .adapt.testing import result, test_learner
 from .core import device_name, pick_device, save_json
 from .data import load_data
@@ -153,7 +154,7 @@ def demo_table(records: dict # name in DEMO → record
     for name, record in records.items():
         line = f"   {DEMO[name][0]:14}"
         for r in inductive(record):
-            line += f"{r['acc']:9.1f} ± {r['ci95']:.1f}"
+            line += f"{with_interval(r['acc'], r['ci95'], '.1f'):>15}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -97,17 +97,15 @@ def choose_together(model: Classifier,  # that is adapted
     return asked or how_many(episode_bytes(model, images, side), device, most)
 
 # %% ../../nbs/adapt/accuracy.ipynb #a450e1c1
-LEAST = dict(way=0, shot=1, query=1, n=0)
+LEAST = dict(way=2, shot=1, query=1, n=1)
 
 def check_protocol(ask: dict,    # way, shot, query, n, seed as in evaluate
                    together: int # as in evaluate
                   ) -> dict:     # the same in Python's numbers
     "Raises `EpisodeError` or `SettingsError` for impossible numbers."
-    whole = {k: whole_number(ask[k], k, least, EpisodeError) for k, least in LEAST.items()}
-    n, way = whole["n"], whole["way"]
-    require(n >= 1 and way >= 2,
-            f"{n} episodes of {way} classes: ask for at least one episode and two classes",
-            EpisodeError)
+    said = dict(n="the number of episodes")
+    whole = {k: whole_number(ask[k], said.get(k, k), least, EpisodeError)
+             for k, least in LEAST.items()}
     require(together is None or together >= 1,
             f"cannot do {together} episodes at once: together must be 1 or more, or None")
     return dict(whole, seed=of_python(ask["seed"]))

@@ -21,11 +21,12 @@ def half_of(row: dict # of `evaluate`, or of a record
 
 # %% ../../nbs/adapt/tables.ipynb #fe8a12ef
 def with_interval(mean,        # in any unit
-                  half,        # half-width of the interval, in the same
+                  half,        # half-width of the interval; NaN: not known
                   form=".2f"   # of the numbers; '+.1f' gives the mean its sign
                  ) -> str:
-    "A figure in words."
-    return f"{mean:{form}} ± {half:{form.lstrip('+')}}"
+    "A figure in words; one episode has no interval."
+    known = "" if math.isnan(half) else f" ± {half:{form.lstrip('+')}}"
+    return f"{mean:{form}}{known}"
 
 def in_words(row: dict # with acc and ci95, as from `evaluate`
             ) -> str:
