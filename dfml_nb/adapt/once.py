@@ -61,7 +61,7 @@ def sees_alone(model: Classifier,      # that is adapted
     return unmoved(model, split.images.shape[1:])
 
 # %% ../../nbs/adapt/once.ipynb #0ce0000d
-class Given(nn.Module):
+class PassedOn(nn.Module):
     "A network whose features are what it is given."
     any_numbers = True      # not pixels between 0 and 1, see as_images
     def __init__(self, n: int): # features
@@ -78,7 +78,7 @@ def given(f # features (B, D)
          ) -> Classifier: # on their device, with their precision
     "The model that stands in for another one."
     n = f.shape[1]
-    return freeze(Classifier(Given(n), (0.,) * n, (1.,) * n, None, n)).to(f)
+    return freeze(Classifier(PassedOn(n), (0.,) * n, (1.,) * n, None, n)).to(f)
 
 def look(own: Classifier,  # as in features_of
          split: Split, device,
