@@ -6,6 +6,7 @@
 __all__ = ['DEMO', 'clearest', 'answers', 'demo_table', 'demo_picture']
 
 # %% ../nbs/demo.ipynb #de300004
+import math
 import time
 from pathlib import Path
 
@@ -206,8 +207,9 @@ def draw_figures(ax, records: dict, shot: int): # name → record
     for y, (name, record) in enumerate(reversed(records.items())):
         label, _, colour = DEMO[name]
         r = next(r for r in inductive(record) if r["shot"] == shot)
-        ax.barh(y, r["acc"], xerr=r["ci95"], color=colour, capsize=3, height=.7)
-        ax.text(r["acc"] + r["ci95"] + 2, y, f"{r['acc']:.1f}", va="center", fontsize=8)
+        half = 0 if math.isnan(r["ci95"]) else r["ci95"]   # one episode has no interval
+        ax.barh(y, r["acc"], xerr=half, color=colour, capsize=3, height=.7)
+        ax.text(r["acc"] + half + 2, y, f"{r['acc']:.1f}", va="center", fontsize=8)
     ax.axvline(100 / r["way"], color="black", lw=.8, ls=":")  # guessing
     labels = [DEMO[name][0] for name in reversed(records)]
     ax.set_yticks(range(len(labels)), labels, fontsize=8)
