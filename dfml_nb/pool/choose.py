@@ -45,6 +45,21 @@ def leads_out(file, folder) -> bool:
     except (OSError, RuntimeError, ValueError):   # a link to itself
         return True
 
+def own_places(folder: Path) -> list: # of folders, of which one need not be there
+    "Where the links of a folder may lead: into it; and a snapshot's, to its repository's blobs."
+    above = folder.absolute().parents
+    cached = len(above) > 1 and above[0].name == "snapshots"
+    return [folder, above[1]/"blobs"] if cached else [folder]
+
+def check_links(files, folder: Path): # paths in it
+    "Raises `PoolError` for a link that leads elsewhere."
+    out = files
+    for place in own_places(folder):
+        out = [f for f in out if leads_out(f, place)]
+    out = [brief(f.relative_to(folder)) for f in out]
+    require(not out, f"{brief(out)}: links that lead out of {folder}, perhaps to a file of yours: "
+            "take them away, or import what they lead to by its own name", PoolError)
+
 # %% ../../nbs/pool/choose.ipynb #b1abc4f2
 JOIN = (" (a checkpoint of torch.distributed, in pieces; to make one file of it, type: python -m "
         "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt)")
@@ -70,9 +85,9 @@ def model_files(folder,         # where to look
         names = _runs(folder)
         for run in sorted({f.parent for f in names}):
             left += [f for f in _files(run) if f not in names]
-    out = [brief(f.relative_to(folder)) for f in names if leads_out(f, folder)]
-    require(not out, f"{brief(out)}: links that lead out of {folder}, perhaps to a file of yours: "
-            "take them away, or import what they lead to by its own name", PoolError)
+    check_links(names, folder)
+    require(names or folder not in pools, f"{folder} is a pool already: use it as it is, or import "
+            "a file of it by its own name", PoolError)
     require(names, f"{folder} holds no model files (.pt, .pth, .pth.tar, .th, .ckpt, .bin, "
             f".safetensors){_beside(left)}: --recursive looks in all folders below", PoolError)
     return names, left

@@ -6,7 +6,7 @@
 __all__ = ['read_safetensors', 'read_pt', 'read_weights']
 
 # %% ../../nbs/pool/files.ipynb #8b32d9fa
-from os.path import isfile     # of any name, also one that no file can have
+from os.path import isdir, isfile     # of any name, also one that no file can have
 from pathlib import Path
 
 from ..core import PoolError, require
@@ -59,6 +59,8 @@ def read_file(file,
              ) -> object: # what it holds
     "What somebody's file holds, read safely. Raises `PoolError`."
     file = Path(file)
+    require(not isdir(file), f"{brief(file)} is a folder: name one of its files, or import all of "
+            "them (import_folder)", PoolError)
     require(isfile(file), f"{brief(file)} does not exist, or is no file", PoolError)
     pickled = start_of(file).startswith((b"PK\3\4", b"\x80"))
     if file.suffix.lower() == ".safetensors" and not pickled:
