@@ -14,7 +14,7 @@ from .nests import Fit, head_path
 from .no_weights import last
 
 # %% ../../nbs/pool/misfits.ipynb #699a53a2
-def _other_shapes(fit):
+def _namesakes(fit):
     "Our name → theirs, where the names agree: after the nest's, or of the one layer left over."
     inside = {k.removeprefix(f"{fit.root}."): k for k in fit.extra}
     layers = {k.rpartition(".")[0] for k in fit.extra}
@@ -24,9 +24,14 @@ def _other_shapes(fit):
         near = inside.get(k.removeprefix("body."))
         if k.startswith("head."):
             near = near or alone.get(k.removeprefix("head."))
-        if near and fit.state[near].shape != fit.want[k].shape:
+        if near:
             found[k] = near
     return found
+
+def _other_shapes(fit):
+    "Those of them whose shapes differ."
+    alike = _namesakes(fit)
+    return {k: v for k, v in alike.items() if fit.state[v].shape != fit.want[k].shape}
 
 # %% ../../nbs/pool/misfits.ipynb #fee9b702
 def other_count(fit: Fit) -> int: # or None
@@ -91,8 +96,9 @@ def with_shape(name: str,  # of a tensor
 def report(fit: Fit) -> str: # several lines
     "What is only in the file, only in the network, and wrong in shape."
     other = _other_shapes(fit)
-    extra = [k for k in fit.extra if k not in other.values()]
-    missing = [k for k in fit.missing if k not in other]
+    paired = _namesakes(fit) if other else {}
+    extra = [k for k in fit.extra if k not in paired.values()]
+    missing = [k for k in fit.missing if k not in paired]
     shapes = [f"{with_shape(other[k], fit.state)}, and the network has {with_shape(k, fit.want)}"
               for k in list(other)[:MOST]]
     in_file = [_with_near(k, fit.state, fit.missing) for k in extra[:MOST]]
