@@ -8,7 +8,7 @@ __all__ = ['stranger', 'pool_images', 'audit_pool']
 # %% ../../nbs/recover/audit_pool.ipynb #524a22a8
 from collections import defaultdict
 
-from ..core import DataError, progress, require
+from ..core import DataError, progress, require, whole_number
 from ..splits import DataSet, in_one_form
 from ..pool.pool import Pool
 from ..pool.spec import ModelSpec
@@ -45,6 +45,17 @@ def check_known(spec: ModelSpec, data: DataSet):
     require(trained_on_it and known.issuperset(map(in_one_form, spec.class_names)),
             f"{spec.name} was not trained by this library on {data.name}: give another data "
             "set, or use audit_teacher with the images it was trained on", DataError)
+
+def first_places(pool: Pool,
+                 n: int,       # the first so many; None: all
+                 data: DataSet # that they were trained on
+                ) -> range:
+    "The places of those that are audited. Raises `DataError`, `SettingsError`."
+    n = len(pool) if n is None else whole_number(n, "teachers")
+    places = range(len(pool))[:n]
+    for i in places:
+        check_known(pool.specs[i], data)
+    return places
 
 def pool_groups(pool: Pool,
                 i: int,        # place of a teacher
@@ -96,9 +107,7 @@ def audit_pool(pool: Pool,             # trained by this library
               ) -> list:               # of rows: 'all teachers', 'control', then each teacher
     "Audit the teachers of a pool, one by one and together. Raises `DataError`, `SettingsError`."
     s = s or AuditSettings()
-    places = range(len(pool))[:n_teachers]
-    for i in places:
-        check_known(pool.specs[i], data)
+    places = first_places(pool, n_teachers, data)
     tasks = {}
     for i in progress(places, "recovering", quiet=quiet):
         with naming(pool):
