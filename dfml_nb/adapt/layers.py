@@ -24,6 +24,8 @@ def own_layers(model: Classifier   # not changed
     "The model in layers that nobody else uses."
     tensors = chain(model.parameters(), model.buffers())
     own = deepcopy(model, {id(t): settled(t) for t in tensors})
+    if own.mean.dtype in (torch.float16, torch.bfloat16):
+        own = deepcopy(own).float()
     own.alone = True
     return own
 
@@ -51,5 +53,6 @@ def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
     def run(model, x, y, way, *args, **kw):
         with learning(), enough_numbers():
             x, y = check_support(model, x, y, way)
-            return adapt(own_layers(model), x, y, way, *args, **kw)
+            own = own_layers(model)
+            return adapt(own, x.to(own.mean), y, way, *args, **kw)
     return run
