@@ -24,8 +24,6 @@ def own_layers(model: Classifier   # not changed
     "The model in layers that nobody else uses."
     tensors = chain(model.parameters(), model.buffers())
     own = deepcopy(model, {id(t): settled(t) for t in tensors})
-    if own.mean.dtype in (torch.float16, torch.bfloat16):
-        own = deepcopy(own).float()
     own.alone = True
     return own
 
@@ -47,12 +45,18 @@ def full_precision(model: Classifier): # whose device it is about
     "A context without mixed precision."
     return torch.autocast("cuda" if model.mean.is_cuda else "cpu", enabled=False)
 
+def single_precision(own: Classifier # layers that nobody else uses
+                    ) -> Classifier:
+    "The same, or of one in half precision a copy: nothing can be solved in that."
+    half = own.mean.dtype in (torch.float16, torch.bfloat16)
+    return deepcopy(own).float() if half else own
+
 def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
     "It gets layers of its own, images and labels that were looked at, and is not disturbed."
     @wraps(adapt)
     def run(model, x, y, way, *args, **kw):
         with learning(), enough_numbers():
             x, y = check_support(model, x, y, way)
-            own = own_layers(model)
+            own = single_precision(own_layers(model))
             return adapt(own, x.to(own.mean), y, way, *args, **kw)
     return run
