@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .adapt.tables import with_interval
+from .adapt.tables import half_of, with_interval
 from .adapt.testing import result, test_learner
 from .core import device_name, pick_device, save_json
 from .data import load_data
@@ -155,7 +155,7 @@ def demo_table(records: dict # name in DEMO → record
     for name, record in records.items():
         line = f"   {DEMO[name][0]:14}"
         for r in inductive(record):
-            line += f"{with_interval(r['acc'], r['ci95'], '.1f'):>15}"
+            line += f"{with_interval(r['acc'], half_of(r), '.1f'):>15}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -207,7 +207,7 @@ def draw_figures(ax, records: dict, shot: int): # name → record
     for y, (name, record) in enumerate(reversed(records.items())):
         label, _, colour = DEMO[name]
         r = next(r for r in inductive(record) if r["shot"] == shot)
-        half = 0 if math.isnan(r["ci95"]) else r["ci95"]   # one episode has no interval
+        half = 0 if math.isnan(half_of(r)) else r["ci95"]   # one episode has no interval
         ax.barh(y, r["acc"], xerr=half, color=colour, capsize=3, height=.7)
         ax.text(r["acc"] + half + 2, y, f"{r['acc']:.1f}", va="center", fontsize=8)
     ax.axvline(100 / r["way"], color="black", lw=.8, ls=":")  # guessing
