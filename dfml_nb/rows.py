@@ -326,9 +326,25 @@ def frozen_rows(): # yields experiments
         yield beyond(f"pool_{n}_long", "pool_centroid", None, {}, n, *where)
         yield beyond(f"both_{n}_long", "pool_centroid", "ridge", long, n, *where)
 
+# %% ../nbs/rows.ipynb #3c1e0002
+def image_rows(): # yields experiments
+    "What the images would be worth, which nobody has."
+    def row(name, recipe, *rest, scenario="cifar_fs_whole", **kw):
+        return Experiment("with_images", name, scenario, recipe, *rest, **kw)
+    yield row("maml", "maml_oracle", None, {"maml.second_order": False},
+              {"outer_steps": 10_000}, scenario="cifar_fs")
+    yield row("classifier", "teacher", "ridge")
+    yield row("classifier_centroid", "teacher")
+    yield row("classifier_answers", "pool_centroid", "ridge",
+              {"pool_centroid.soft": 2., "pool_centroid.whiten": .15})
+    yield row("classifier_episodes", "maml_oracle", "ridge", {"outer_steps": 0, "r2d2.anchor": 0.},
+              {"r2d2.steps": 5000}, parts=dict(learn=["teacher", "r2d2"]))
+    yield row("student", "pool_distill", None, {"classes": 0})
+
 # %% ../nbs/rows.ipynb #bcc7d634
 EXPERIMENTS = {}
 for table, scenario in TABLES.items():
     EXPERIMENTS.update({e.name: e for e in main_rows(table, scenario)})
-for rows in (earlier_rows, ablation_rows, distill_rows, frozen_rows):
+for rows in (earlier_rows, ablation_rows, distill_rows, frozen_rows,
+             image_rows):
     EXPERIMENTS.update({e.name: e for e in rows()})

@@ -70,6 +70,11 @@ SCENARIOS = dict(
         dict(paper=[paper("cifar_fs")],
              cpu=[paper("cifar_fs")],
              smoke=[tiny(8)])),
+    cifar_fs_whole=Scenario(
+        "CIFAR-FS, one Conv4 that knows all 64 classes", ("cifar_fs",),
+        dict(paper=[paper("cifar_fs", 1, way=64)],
+             cpu=[short("cifar_fs", 1, way=64, epochs=60)],
+             smoke=[tiny(1, way=10)])),
     mini_imagenet=Scenario("mini-ImageNet, Conv4", ("mini_imagenet",), dict(
         paper=[paper("mini_imagenet")],
         cpu=[short("mini_imagenet", 4, epochs=12)],
