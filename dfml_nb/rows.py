@@ -339,8 +339,8 @@ def image_rows(): # yields experiments
     yield row("classifier_centroid", "teacher")
     yield row("classifier_answers", "pool_centroid", "ridge",
               {"pool_centroid.soft": 2., "pool_centroid.whiten": .15})
-    yield row("classifier_episodes", "maml_oracle", "ridge", {"outer_steps": 0, "r2d2.anchor": 0.},
-              {"r2d2.steps": 5000}, parts=dict(learn=["teacher", "r2d2"]))
+    yield row("classifier_episodes", "maml_oracle", "ridge", {"outer_steps": 0},
+              parts=dict(learn=["teacher", "r2d2"]))
     yield row("student", "pool_distill", None, {"classes": 0})
 
 # %% ../nbs/rows.ipynb #bcc7d634
