@@ -28,15 +28,14 @@ def _namesakes(fit):
             found[k] = near
     return found
 
-def _other_shapes(fit):
-    "Those of them whose shapes differ."
-    alike = _namesakes(fit)
+def _other_shapes(fit, alike):
+    "Those of `alike`, which are namesakes, whose shapes differ."
     return {k: v for k, v in alike.items() if fit.state[v].shape != fit.want[k].shape}
 
 # %% ../../nbs/pool/misfits.ipynb #fee9b702
 def other_count(fit: Fit) -> int: # or None
     "How many classes the file's head has, if that is all that is wrong."
-    pairs = _other_shapes(fit)
+    pairs = _other_shapes(fit, _namesakes(fit))
     if set(pairs) != set(fit.missing) or set(pairs.values()) != set(fit.extra): return None
     shapes = [(fit.state[v].shape, fit.want[k].shape) for k, v in pairs.items()]
     heads = [a[0] for a, b in shapes if a[1:] == b[1:] and len(a)]
@@ -95,8 +94,9 @@ def with_shape(name: str,  # of a tensor
 # %% ../../nbs/pool/misfits.ipynb #966ab115
 def report(fit: Fit) -> str: # several lines
     "What is only in the file, only in the network, and wrong in shape."
-    other = _other_shapes(fit)
-    paired = _namesakes(fit) if other else {}
+    alike = _namesakes(fit)
+    other = _other_shapes(fit, alike)
+    paired = alike if other else {}
     extra = [k for k in fit.extra if k not in paired.values()]
     missing = [k for k in fit.missing if k not in paired]
     shapes = [f"{with_shape(other[k], fit.state)}, and the network has {with_shape(k, fit.want)}"
