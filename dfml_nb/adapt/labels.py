@@ -33,18 +33,18 @@ def plain_labels(y      # whatever somebody passes as labels
             many = isinstance(y, Iterable) and not isinstance(y, (Mapping, Set, *FILES))
             require(many, f"a {type(y).__name__} holds no labels: {LABELS}", EpisodeError)
             y = list(y)
-            words = {isinstance(v, (str, bytes)) for v in y}
-            require(len(words) < 2, f"some labels are words and some are not: {LABELS}",
-                    EpisodeError)
-        given = y if isinstance(y, list) else np.asarray(y).flat
-        cut = any(isinstance(v, (str, bytes)) and v[-1:] in ("\0", b"\0") for v in given)
+        given = y if isinstance(y, list) else np.asarray(y).ravel()
+        words = [v for v in given if isinstance(v, (str, bytes))]
+        require(len(words) in (0, len(given)), f"some labels are words and some are not: {LABELS}",
+                EpisodeError)
+        cut = any(v[-1:] in ("\0", b"\0") for v in words)
         require(not cut, "a word that ends in the character '\\0' is the same as without it: "
                 "take it away", EpisodeError)
         y = np.asarray(y)
-        numbers = all(isinstance(v, Number) for v in y.flat)
-        in_bytes = all(isinstance(v, bytes) for v in y.flat)
-        if y.dtype.kind == "O" and (numbers or in_bytes):
-            y = np.array(y.tolist())
+        if y.dtype.kind == "O":
+            numbers = all(isinstance(v, Number) for v in y.flat)
+            in_bytes = all(isinstance(v, bytes) for v in y.flat)
+            y = np.array(y.tolist()) if numbers or in_bytes else y
         if y.dtype.kind == "S":        # words of a file, in bytes
             y = np.char.decode(y, "utf-8")
         if y.dtype.kind in "OUT" and all(isinstance(v, str) for v in y.ravel()):
