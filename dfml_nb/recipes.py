@@ -203,7 +203,7 @@ def load(cls: DataFreeMetaLearner,
     "Read a learner back. Raises `RunError`, also for one of another run than its folder."
     file = learner_file(path)
     folder = None if file == at_home(path) else RunFolder(file.parent.absolute())
-    model, info = read_own(folder, file, factories)
+    model, info = read_own(folder and folder.identity, file, factories)
     require("config" in info, f"{file} holds a model, but no learner", RunError)
     device = pick_device(device)
     with reading(file):

@@ -27,7 +27,8 @@ def snapshots(run,       # a run folder
              ) -> list:  # of models, oldest first; empty for recipes without steps
     "The meta-models kept during a run. Raises `RunError` for one of another run."
     files = sorted((Path(run)/"snapshots").glob("step_*.safetensors"))
-    return [read_own(RunFolder(run), f, factories)[0] for f in files]
+    mine = RunFolder(run).identity if files else None
+    return [read_own(mine, f, factories)[0] for f in files]
 
 # %% ../../nbs/adapt/testing.ipynb #acb6d8cb
 class Judge:

@@ -118,13 +118,13 @@ class Snapshots(Callback):
             save_model(trainer.model, file, step=i + 1, run=self.folder.identity)
 
 # %% ../../nbs/learn/training.ipynb #4507f4e3
-def read_own(folder,         # a `RunFolder`, or None for a file that lies alone
+def read_own(run,            # identity of a `RunFolder`, or None for a file that lies alone
              file,           # a model in that folder
              factories=None  # the caller's own architectures: name → function
             ) -> tuple:      # as of `read_model`
     "A model that a run has kept. Raises `RunError` also for one of another run."
     model, info = read_model(file, factories)
-    own = folder is None or "run" not in info or info["run"] == folder.identity
+    own = run is None or info.get("run", run) == run
     require(own, f"{file} is of another run than its folder: put this run's own file there, or "
             "move it out of the folder", RunError)
     return model, info
