@@ -98,7 +98,9 @@ def add_parameter(parser: argparse.ArgumentParser,
 def parser() -> argparse.ArgumentParser:
     "The command line of `dfml`."
     about = "Data-free meta-learning: from a pool of pre-trained classifiers to a few-shot learner."
-    whole = argparse.ArgumentParser("dfml", description=about)
+    begin = ("Begin with `dfml inspect FILE` if you hold files of models, and with `dfml demo` to "
+             "see all of it at work.")
+    whole = argparse.ArgumentParser("dfml", description=about, epilog=begin)
     whole.add_argument("--version", action="version", version=f"dfml_nb {__version__}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, f in COMMANDS.items():

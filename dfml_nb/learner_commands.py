@@ -15,9 +15,9 @@ from .options import (Budget, Device, Factories, Quiet, Root, Seed, Workers, che
                              check_place, is_result, open_pool, read_factories)
 
 # %% ../nbs/learner_commands.ipynb #a5300007
-Recipe = Annotated[str, "the method: free, purer, pool_distill, pool_r2d2, tgr, bidf_mkd, tdr, "
-                        "dro, ota, average, teacher, pool_centroid, random, maml_oracle, "
-                        "distill_oracle"]
+Recipe = Annotated[str, "the method; pool_distill makes most of a pool, free and purer are the "
+                        "published ones; others: pool_r2d2, tgr, bidf_mkd, tdr, dro, ota, average, "
+                        "teacher, pool_centroid, random, maml_oracle, distill_oracle"]
 Recover = Annotated[str, "exchange how tasks are recovered: five, generator, pixels, dynamic, "
                          "black_box, drawn, real, or none"]
 Learn = Annotated[list[str], "exchange what is learned from them: bell, replay, maml, igr, "
