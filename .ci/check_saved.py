@@ -1,7 +1,7 @@
 """The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the
 notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, no two
-cells of a notebook have one id, each public name has an example, each module has the names that it uses.
-Works on a copy."""
+cells of a notebook have one id, each public name has an example, each module has the names that it uses, and so
+has the code that a tutorial shows. Works on a copy."""
 import ast, builtins, os, re, subprocess, symtable, sys, tempfile
 from collections import Counter
 from pathlib import Path
@@ -100,9 +100,9 @@ def scopes_in(table):
     return found
 
 
-def unknown_names(path):
+def unknown_names(source, name):
     "The global names that a module uses and neither defines nor imports."
-    scopes = scopes_in(symtable.symtable(path.read_text(encoding="utf-8"), path.name, "exec"))
+    scopes = scopes_in(symtable.symtable(source, name, "exec"))
     known = {s.get_name() for s in scopes[0].get_symbols() if s.is_assigned() or s.is_imported()}
     used = set()
     for scope in scopes:
@@ -115,14 +115,30 @@ def unknown_names(path):
 def unbound():
     "Each global name that a module uses is its own: an import for a test may hide that the module lacks it."
     for path in common.modules():
-        for name in unknown_names(path):
+        for name in unknown_names(path.read_text(encoding="utf-8"), path.name):
             yield f"{path.relative_to(root)}: uses {name}, which it neither defines nor imports"
+
+
+def is_shown(source):
+    "Does the site show this cell as code?"
+    told = directives(source)
+    return not told.keys() & (exported | {"hide"}) and told.get("echo") != "false"
+
+
+def typed():
+    "Whoever types the code that a tutorial shows has every name that it uses."
+    for path in notebooks(common.nbs/"tutorials"):
+        cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
+        shown = "\n".join(common.python_of(c) for c in cells if is_shown(c))
+        for name in unknown_names(shown, path.name):
+            yield (f"{path.relative_to(root)}: the code that is shown uses {name}, which none of it "
+                   "defines; show where it comes from, or hide that cell too")
 
 
 def main():
     problems = remade("nbdev.doclinks", "nbdev_export", forget_modules)
     problems += remade("nbdev.clean", "nbdev_clean")
-    problems += [*figures(), *twins(), *examples(), *unbound(), *readme.differences()]
+    problems += [*figures(), *twins(), *examples(), *unbound(), *typed(), *readme.differences()]
     return common.report("saved", problems, f"{len(notebooks())} notebooks")
 
 
