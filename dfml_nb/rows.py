@@ -342,6 +342,7 @@ def image_rows(): # yields experiments
     yield row("classifier_episodes", "maml_oracle", "ridge", {"outer_steps": 0},
               parts=dict(learn=["teacher", "r2d2"]))
     yield row("student", "pool_distill", None, {"classes": 0})
+    yield row("student_more", "pool_distill", None, {"classes": 0, "pixels.per_class": 150})
 
 # %% ../nbs/rows.ipynb #bcc7d634
 EXPERIMENTS = {}
