@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from .learner_commands import test, train
-from .options import Budget, Device, Quiet, Root, Seed, Workers, check_numbers
+from .options import (Budget, Device, Quiet, Root, Seed, Workers, check_numbers,
+                             check_place)
 from .pool_commands import (audit, check, import_files, inspect, pool_budget, pretrain,
                                    screen)
 
@@ -67,12 +68,13 @@ def tell_rows(rows,   # of run_rows: (name, seed, outcome or error) …
     return failed
 
 # %% ../nbs/commands.ipynb #a540000a
-def check_rows(names: list, shots: tuple, seeds: tuple): # as of the command
-    "Raises `SettingsError` for what nothing can be reproduced with."
+def check_rows(names: list, shots: tuple, seeds: tuple, results: str): # as of the command
+    "Raises `SettingsError`, `RunError` for what nothing can be reproduced with."
     from dfml_nb.core import require
     require(names, "say what to reproduce: all, a table, or TABLE/ROW; --list names them")
     check_numbers("--shots", shots, 1)
     check_numbers("--seeds", seeds, 0)
+    check_place(Path(results)/"NAME.json", "--results")
 
 # %% ../nbs/commands.ipynb #6d04361a
 def reproduce(names: list[str],       # all, a table, or TABLE/ROW
@@ -98,7 +100,7 @@ def reproduce(names: list[str],       # all, a table, or TABLE/ROW
     from dfml_nb.engines import row_jobs, run_rows
     if list_:
         return list_experiments()
-    check_rows(names, shots, seeds)
+    check_rows(names, shots, seeds, results)
     how = dict(root=root, shots=shots, episodes=episodes, device=device, quiet=quiet)
     rows = run_rows(names, budget, seeds, out, results, **how, engine=engine, workers=workers)
     failed = tell_rows(rows, len(row_jobs(names, seeds)))
@@ -118,6 +120,7 @@ def demo(*,
     from dfml_nb.cores import computing
     from dfml_nb.demo import tell
     from dfml_nb.worker import hired
+    check_numbers("--episodes", [episodes], 1)
     pool = pool_budget(budget, None)
     with hired(workers, quiet), computing(pick_device(device)):
         return tell(Path(out), budget, pool, data, episodes, seed, device, quiet)

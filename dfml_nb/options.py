@@ -128,15 +128,17 @@ def is_result(file) -> bool:
         return False
     return isinstance(found, dict) and not found.keys().isdisjoint({"test", "rows"})
 
-def check_place(file): # a name, or None
+def check_place(file,         # a name, or None
+                option="--out" # that names it, for the message
+               ):
     "Raises `RunError` if something else lies where a result is to go, or nothing can be written."
     from dfml_nb.core import RunError, check_target, require
     if not file: return
     check_target(file, is_result, "result of this command's kind")
-    place = next(p for p in Path(file).absolute().parents if os.path.exists(p))
+    place = next(p for p in Path(file).absolute().parents if os.path.lexists(p))
     takes = place.is_dir() and os.access(place, os.W_OK)
     why = f"{file} cannot be written, as {place} is no folder that takes files"
-    require(takes, f"{why}: name another with --out", RunError)
+    require(takes, f"{why}: name another with {option}", RunError)
 
 # %% ../nbs/options.ipynb #a510001c
 def write_json(file, record: dict):
