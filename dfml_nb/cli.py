@@ -7,7 +7,6 @@ __all__ = ['COMMANDS', 'GOES_ON', 'farewell', 'status_of', 'main']
 
 # %% ../nbs/cli.ipynb #b6e4466b
 import argparse
-import codecs
 import contextlib
 import os
 import sys
@@ -21,6 +20,7 @@ from . import __version__
 from .commands import (pretrain, inspect, import_files, check, screen, audit,
                               train, test, reproduce, demo)
 from .options import parse_settings
+from .streams import readable
 
 # %% ../nbs/cli.ipynb #69ca4734
 def separated(text: str, # 'a,b'
@@ -120,11 +120,20 @@ COMMANDS = {"pretrain": pretrain, "inspect": inspect, "import": import_files, "c
 ELSEWHERE = {("pretrain", "--epochs"): "the epochs are those of --budget",
              ("train", "--adapt"): "it belongs to the test: dfml test RUN --adapt NAME"}
 
+def is_here() -> bool:
+    "Is there a current folder? Where it was deleted, PyTorch cannot compute, nor say why."
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
+
 def parsed(argv # words, or None: those of the command line
           ) -> argparse.Namespace:
     "What was typed. What no command takes ends the program, as `argparse` does."
     whole = parser()
     args, unknown = whole.parse_known_args(argv)
+    if not is_here():
+        whole.error("the folder that you are in was deleted: go to another one (cd)")
     if unknown:
         hints = [ELSEWHERE.get((args.command, word.split("=")[0])) for word in unknown]
         said = "; ".join([" ".join(unknown), *filter(None, hints)])
@@ -150,10 +159,12 @@ def one_run(command: str, copies: int, device, workers):
             yield
 
 # %% ../nbs/cli.ipynb #c68b7401
-def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
+UNREAD = 141             # as a shell says it of any program whose reader has gone
+
+def run_command(command: str, args: dict) -> int: # exit status, see main
     "Run a command; what went wrong becomes a sentence on the error stream."
-    from dfml_nb.core import DFMLError
     from dfml_nb.cores import keep_memory
+    from dfml_nb.errors import in_words
     from dfml_nb.worker import hired
     from dfml_nb.ranks import told
     alone = os.environ.get("WORLD_SIZE") in (None, "", "1")
@@ -168,10 +179,13 @@ def run_command(command: str, args: dict) -> int: # exit status, 0 or 2
         with one_run(command, told("WORLD_SIZE"), args.get("device"), workers), \
              hired(workers, args.get("quiet", True)):
             COMMANDS[command](**args)
+            sys.stdout.flush()                   # a full disk is an error, too
     except BrokenPipeError:                      # somebody reads only the first lines
-        sys.stderr.close()
-    except (DFMLError, OSError) as e:
-        print(f"dfml {command}{me}: {e}", file=sys.stderr)
+        return UNREAD
+    except Exception as e:
+        said = in_words(e)
+        if said is None: raise
+        print(f"dfml {command}{me}: {said}", file=sys.stderr)
         return 2
     return 0
 
@@ -192,28 +206,9 @@ def status_of(e: KeyboardInterrupt # perhaps a Stopped
     "The exit status after an interruption."
     return getattr(e, "status", 130)
 
-# %% ../nbs/cli.ipynb #11a50002
-SPELLED = {"±": "+-", "…": "...", "×": "x", "→": "->", "–": "-"}
-
-def spell_out(e: UnicodeEncodeError) -> tuple: # (text in ASCII, where to go on)
-    "Signs that a stream cannot take, in others."
-    signs = e.object[e.start:e.end]
-    known = [SPELLED.get(c) or c.encode("ascii", "backslashreplace").decode() for c in signs]
-    return "".join(known), e.end
-
-codecs.register_error("spell_out", spell_out)
-
-def readable():
-    "Let both streams of this process take any text; one that was closed swallows it."
-    sys.stdout = sys.stdout or open(os.devnull, "w")
-    sys.stderr = sys.stderr or open(os.devnull, "w")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):      # not in a notebook
-            stream.reconfigure(errors="spell_out")
-
 # %% ../nbs/cli.ipynb #eab10e08
 def main(argv=None # words; by default those of the command line
-        ) -> int:  # 0 done, 2 a clear error, 130 stopped by Ctrl-C, 143 by SIGTERM
+        ) -> int:  # 0 done, 2 a clear error, 130 stopped by Ctrl-C, 143 by SIGTERM, 141 unread
     "The `dfml` command."
     readable()
     args = vars(parsed(argv))

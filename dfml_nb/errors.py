@@ -79,3 +79,14 @@ def whole_number(value,      # as somebody gave it
     require(n is not None and n >= least,
             f"{what} must be a whole number, at least {least}, not {value!r}", error)
     return n
+
+# %% ../nbs/errors.ipynb #1a5e0002
+ASK_LESS = ("the memory does not suffice ({}). Free some, or ask for less at once: smaller images, "
+            "fewer --workers, --device cpu")
+
+def in_words(e: Exception) -> str: # None: it is a mistake of this library
+    "What went wrong. Python, and PyTorch on a GPU and on a CPU, miss memory in three ways."
+    import torch
+    if isinstance(e, (DFMLError, OSError)): return str(e)
+    missing = isinstance(e, (MemoryError, torch.cuda.OutOfMemoryError))
+    if missing or "DefaultCPUAllocator" in str(e): return ASK_LESS.format(brief(e))
