@@ -74,7 +74,7 @@ def check_rows(names: list, shots: tuple, seeds: tuple, results: str): # as of t
     require(names, "say what to reproduce: all, a table, or TABLE/ROW; --list names them")
     check_numbers("--shots", shots, 1)
     check_numbers("--seeds", seeds, 0)
-    check_place(Path(results)/"NAME.json", "--results")
+    check_place(Path(results)/"NAME.json")
 
 # %% ../nbs/commands.ipynb #6d04361a
 def reproduce(names: list[str],       # all, a table, or TABLE/ROW

@@ -46,9 +46,14 @@ def check_target(path,           # of a file to write
                  what: str = ""  # such a thing is, for the message
                 ):
     """Raises `RunError` for a folder, a device or a pipe, since no file may take the place of
-    /dev/null, and for a file that holds something else than what is known."""
+    /dev/null, for a place that takes no files, and for a file that holds something else than what
+    is known."""
     free = os.path.isfile(path) or not os.path.exists(path)
     require(free, f"{path} is no ordinary file, and stays as it is: name another", RunError)
+    place = next(p for p in Path(path).absolute().parents if os.path.lexists(p))
+    takes = os.path.isdir(place) and os.access(place, os.W_OK)
+    require(takes, f"{path} cannot be written, as {place} is no folder that takes files: name "
+            "another", RunError)
     if known is None or not os.path.exists(path) or not os.path.getsize(path): return
     require(known(path), f"{path} is there already, and is no {what}: name another file, or take "
             "it away", RunError)

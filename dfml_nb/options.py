@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../nbs/options.ipynb #a5100004
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -128,17 +127,11 @@ def is_result(file) -> bool:
         return False
     return isinstance(found, dict) and not found.keys().isdisjoint({"test", "rows"})
 
-def check_place(file,         # a name, or None
-                option="--out" # that names it, for the message
-               ):
+def check_place(file): # a name, or None
     "Raises `RunError` if something else lies where a result is to go, or nothing can be written."
-    from dfml_nb.core import RunError, check_target, require
-    if not file: return
-    check_target(file, is_result, "result of this command's kind")
-    place = next(p for p in Path(file).absolute().parents if os.path.lexists(p))
-    takes = place.is_dir() and os.access(place, os.W_OK)
-    why = f"{file} cannot be written, as {place} is no folder that takes files"
-    require(takes, f"{why}: name another with {option}", RunError)
+    from dfml_nb.core import check_target
+    if file:
+        check_target(file, is_result, "result of this command's kind")
 
 # %% ../nbs/options.ipynb #a510001c
 def write_json(file, record: dict):
