@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, f in COMMANDS.items():
         said = f.__doc__ or name        # nothing, where Python leaves them out (-OO)
-        one = commands.add_parser(name, help=said.split(";")[0], description=said)
+        one = commands.add_parser(name, help=said.split(";")[0].rstrip("."), description=said)
         comments = docments(f, returns=False)
         for param in signature(f).parameters.values():
             add_parameter(one, param, comments[param.name])

@@ -60,7 +60,7 @@ def read_file(file,
     "What somebody's file holds, read safely. Raises `PoolError`."
     file = Path(file)
     require(not isdir(file), f"{brief(file)} is a folder: name one of its files, or import all of "
-            "them (import_folder)", PoolError)
+            "them (dfml import, or import_folder)", PoolError)
     require(isfile(file), f"{brief(file)} does not exist, or is no file", PoolError)
     pickled = start_of(file).startswith((b"PK\3\4", b"\x80"))
     if file.suffix.lower() == ".safetensors" and not pickled:
