@@ -110,15 +110,22 @@ def check_told(about: dict): # what a file says; it may be anything
             ValueError)
 
 # %% ../nbs/fitting.ipynb #98304f55
-MODEL = "model.safetensors"   # what a finished run leaves in its folder
-
 def learner_file(path  # a file of `save`, or a run folder
                 ) -> Path:
     "Where a learner lies. Raises `RunError` if the run is not finished."
     path = at_home(path)
     if not path.is_dir(): return path
-    RunFolder(path).open()
-    require((path/MODEL).exists(),
+    file = RunFolder(path).open().model_file
+    require(file.exists(),
             f"the run in {path} is not finished: type the same `dfml train` command again "
             "and it goes on", RunError)
-    return path/MODEL
+    return file
+
+def check_own_place(path: Path, # where a learner shall be written
+                    run):       # identity of the run that it is of, or None
+    "Raises `RunError` if it is the place of another run's learner."
+    folder = RunFolder(path.parent)
+    if path != folder.model_file or not folder.config_file.exists(): return
+    is_run = folder.config.keys() >= {"recipe", "pool"}    # and not somebody's own table
+    require(not is_run or folder.identity == run, f"{path} is the place of the learner that the "
+            "run in this folder makes, and this is another one: give it another name", RunError)

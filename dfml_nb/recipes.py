@@ -18,8 +18,8 @@ from .adapt.labels import check_model, check_support, coded
 from .core import (Clock, PoolError, RunError, at_home, learning, pick_device,
                           require)
 from .cores import computing
-from .fitting import (MODEL, check_callbacks, check_told, learner_file, shown,
-                             told_of, train)
+from .fitting import (check_callbacks, check_own_place, check_told, learner_file,
+                             shown, told_of, train)
 from .learn.trainer import Trainer, compose
 from .learn.training import (check_learner_place, read_own, reading, save_model,
                                     working_in)
@@ -66,6 +66,7 @@ class DataFreeMetaLearner:
         self.settings = chosen_settings(self.names, row, budget, shot, settings)
         self.model = None
         self.folder = None           # a `RunFolder` that it was loaded from
+        self.made_by = None          # identity of a run, see `RunFolder`
         self.factories = None        # of networks of one's own, from the pool
         self.about = {}
         self.clock = Clock()
@@ -140,11 +141,13 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
         trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
         callbacks = [*shown(trainer, self.recipe, quiet), *callbacks]
         self.history = []
+        self.made_by = None
         train(trainer, folder, self.config, callbacks, quiet, self.history)
         self._take_over(trainer)
         if folder and rank() == 0:
             folder.check_exists()
-            self._write(folder.path/MODEL, run=folder.identity)
+            self.made_by = folder.identity
+            self._write(folder.model_file, run=self.made_by)
     return self
 
 @patch
@@ -184,9 +187,11 @@ def check_fitted(self: DataFreeMetaLearner):
 @patch
 def save(self: DataFreeMetaLearner, path): # a .safetensors file
     """Write the meta-model and all that identifies it. Raises `RunError` before `fit`, and where
-    something else lies."""
+    something else lies, or another run has its learner."""
     self.check_fitted()
-    self._write(at_home(path))
+    path = at_home(path)
+    check_own_place(path, self.made_by)
+    self._write(path)
 
 @patch
 def _write(self: DataFreeMetaLearner, path, **more): # more facts
@@ -212,6 +217,7 @@ def load(cls: DataFreeMetaLearner,
         new.settings = filled(compose(new.names), info["config"]["settings"])
         check_told(info["about"])
     new.folder = folder
+    new.made_by = info.get("run")
     new.about = info["about"]
     new.factories = factories
     new.model = model.eval().to(new.device)

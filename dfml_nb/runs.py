@@ -37,10 +37,14 @@ class RunFolder:
     @property
     def log_file(self): return self.path/"log.jsonl"
 
+    @property
+    def model_file(self): # of a finished run
+        return self.path/"model.safetensors"
+
     def open(self):
         "The folder of an existing run. Raises `RunError` if there is none."
-        found = self.config_file.exists()
-        require(found, f"{self.path} holds no run: make one with `dfml train`", RunError)
+        require(self.config_file.exists(),
+                f"{self.path} holds no run: make one with `dfml train`", RunError)
         return self
 
 # %% ../nbs/runs.ipynb #0e5c1a12
@@ -50,7 +54,8 @@ def config(self: RunFolder) -> dict: # as it was given to create
     try:
         found = load_json(self.config_file)
     except RunError as e:
-        raise RunError(f"{e}: delete {self.path}, or choose another folder") from e
+        there = f"load its learner as {self.model_file}, or " * self.model_file.exists()
+        raise RunError(f"{e}: {there}delete {self.path}, or choose another folder") from e
     require(isinstance(found, dict),
             f"{self.config_file} was not written by this program: choose another folder", RunError)
     return found
@@ -84,8 +89,7 @@ def _asked(self: RunFolder) -> dict: # the configuration alone
 
 @patch
 def _check_same(self: RunFolder, config: dict):
-    old = self._asked()
-    diff = _unlike(flat(old), flat(config))
+    diff = _unlike(flat(self._asked()), flat(config))
     said = ", ".join(diff[:3]) + ", …" * (len(diff) > 3)
     require(not diff, f"{self.path} already holds another run (different: {said}): "
                       "choose another folder or delete it", RunError)
