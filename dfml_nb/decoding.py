@@ -58,16 +58,21 @@ def kind_of(im: Image.Image) -> Kind:
              Kind.DEEP: whole or im.mode == "F",
              Kind.PALETTE: im.mode in ("P", "PA"),
              Kind.ALPHA: im.mode.lower() in ("rgba", "la", "pa") or "transparency" in im.info,
-             Kind.DIM: whole and np.asarray(im).max() < 4096,
+             Kind.DIM: whole and 255 < white(im) and np.asarray(im).max() < 4096,
              Kind.SEVERAL: getattr(im, "n_frames", 1) > 1}
     return Kind(sum(kind for kind, holds in marks.items() if holds))
 
 # %% ../nbs/decoding.ipynb #1f000012
-def in_8_bits(im: Image.Image  # of 16 bits a pixel, or of floating-point numbers
+def white(im: Image.Image) -> int: # of whole numbers
+    "The number that stands for white: 32 bits a pixel hold numbers of 8 bits, or of 16."
+    return 255 if im.mode == "I" and np.asarray(im).max() <= 255 else 65535
+
+def in_8_bits(im: Image.Image  # of 16 or 32 bits a pixel, or of floating-point numbers
              ) -> Image.Image: # mode L
-    "Scaled from the whole range to 0..255. Raises `ValueError` for numbers beyond the range."
+    """Scaled from the whole range to 0..255; of 32 bits (mode I) with nothing above 255 they are
+    that already. Raises `ValueError` for numbers beyond the range."""
     x = np.asarray(im)
-    top = 1 if im.mode == "F" else 65535
+    top = 1 if im.mode == "F" else white(im)
     if not (x.min() >= 0 and x.max() <= top):
         raise ValueError(f"its pixels go from {x.min()} to {x.max()}, not from 0 to {top}: "
                          "save it with 8 or 16 bits a pixel")
