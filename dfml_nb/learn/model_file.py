@@ -17,6 +17,7 @@ from ..core import (DFMLError, RunError, atomic_write, check_target, fork_seed, 
                           require, usual_tensors)
 from ..nets import Classifier, build_classifier
 from ..pool.belong import state_problem
+from ..pool.kinds import holds_pickle, start_of
 from ..pool.numbers import NumberFile, NumbersError, checksum
 from ..pool.restore import at_most, blank_net
 from ..pool.spec import SPEC_RULES, ModelSpec, check_spec
@@ -90,7 +91,14 @@ def reading(path):
         raise
     except (DFMLError, OSError, LookupError, ArithmeticError, ValueError, TypeError,
             AttributeError, RuntimeError, MemoryError) as e:
-        raise RunError(f"{path} holds no model saved by this library ({e})") from e
+        raise RunError(f"{path} holds no model saved by this library {way_on(path, e)}") from e
+
+def way_on(path, error) -> str: # the rest of a sentence
+    "Why a file holds no such model; somebody's weights are called that."
+    pickled = holds_pickle(start_of(path))
+    if not pickled and error.args != ("dfml_nb",): return f"({error})"
+    kind = "but is a .pt file" if pickled else "but somebody's weights"
+    return f"{kind}: import it into a pool (`dfml import`), and train on that"
 
 # %% ../../nbs/learn/model_file.ipynb #4a1f12b0
 @usual_tensors()

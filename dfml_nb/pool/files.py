@@ -10,8 +10,8 @@ from os.path import isdir, isfile     # of any name, also one that no file can h
 from pathlib import Path
 
 from ..core import PoolError, require
-from .kinds import (FRESH, FRESH_FILE, RESAVE, brief, holds_numbers, not_weights,
-                                start_of, way_out)
+from .kinds import (FRESH, FRESH_FILE, RESAVE, brief, holds_numbers, holds_pickle,
+                                not_weights, start_of, way_out)
 from .meanings import Refused
 from .numbers import LARGEST, NumberFile, NumbersError
 from .pt import EMPTY, open_pt
@@ -62,7 +62,7 @@ def read_file(file,
     require(not isdir(file), f"{brief(file)} is a folder: name one of its files, or import all of "
             "them (dfml import, or import_folder)", PoolError)
     require(isfile(file), f"{brief(file)} does not exist, or is no file", PoolError)
-    pickled = start_of(file).startswith((b"PK\3\4", b"\x80"))
+    pickled = holds_pickle(start_of(file))
     if file.suffix.lower() == ".safetensors" and not pickled:
         return read_safetensors(file, FRESH_FILE, most)
     return read_pt(file, most)

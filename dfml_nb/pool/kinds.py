@@ -32,6 +32,9 @@ def start_of(path) -> bytes: # of a file, perhaps none
 def holds_numbers(start: bytes) -> bool: # is it a safetensors file, whatever its name?
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= HEADER
 
+def holds_pickle(start: bytes) -> bool: # is it one of torch.save, whatever its name?
+    return start.startswith((b"PK\3\4", b"\x80"))
+
 # %% ../../nbs/pool/kinds.ipynb #28049824
 AGAIN = "download it again, and look whether it has the size that its page says"
 DOWNLOAD = ("download the file itself, not the page that shows it "
