@@ -18,7 +18,7 @@ from .add import add_models, describe
 from ..listing import say as say_note
 from .choose import model_files
 from .foreign import check_arch, read_foreign
-from .hub import WHOLE
+from .hub import WHOLE, is_table
 from .kinds import brief
 from .numbers import checksum
 from .pool import Pool
@@ -39,6 +39,7 @@ def _arguments(names, folder, arch, details, kw):
 
 def _say_left(left):
     "What was left lying."
+    left = [f for f in left if not is_table(f)]    # of shards, which say where to go on
     if left:
         some = ", ".join(brief(f.name, 40) for f in left[:5])
         more = ", …" if len(left) > 5 else ""
