@@ -13,6 +13,7 @@ from typing import Literal
 from .learner_commands import test, train
 from .options import (Budget, Device, Quiet, Root, Seed, Workers, check_numbers,
                              check_place)
+from .predict_command import predict
 from .pool_commands import (audit, check, import_files, inspect, pool_budget, pretrain,
                                    screen)
 
