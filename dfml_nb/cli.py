@@ -118,8 +118,7 @@ COMMANDS = {"pretrain": pretrain, "inspect": inspect, "import": import_files, "c
 
 # %% ../nbs/cli.ipynb #8745bbb7
 ELSEWHERE = {("pretrain", "--epochs"): "the epochs are those of --budget",
-             ("train", "--adapt"): "it belongs to what comes after: dfml test RUN --adapt NAME, or dfml "
-                                "predict"}
+             ("train", "--adapt"): "it belongs to the test: dfml test RUN --adapt NAME"}
 
 def is_here() -> bool:
     "Is there a current folder? Where it was deleted, PyTorch cannot compute, nor say why."
