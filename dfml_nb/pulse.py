@@ -60,11 +60,13 @@ class Pulse:
 
 # %% ../nbs/pulse.ipynb #00b2812a
 _pulse = None   # of the group that this process is in
+_thread = None  # the only one that is in it; None: all are
 
 def is_joined() -> bool:
-    "Whether this process is in a group now."
+    "Whether this thread is in a group now."
     left = _pulse is not None and _pulse.ended.is_set()
-    return dist.is_available() and dist.is_initialized() and not left
+    mine = _thread in (None, threading.get_ident())
+    return dist.is_available() and dist.is_initialized() and not left and mine
 
 NOT_FOUND = ("the processes of this job could not find each other ({}): "
              "start them all with the same torchrun command")
@@ -72,10 +74,12 @@ NOT_FOUND = ("the processes of this job could not find each other ({}): "
 @contextmanager
 def in_group(store, me: int, n: int,   # as of `Pulse`
              backend: str = "gloo",    # of `torch.distributed`
-             give_up=None              # function of an error: ends the others, if one may
+             give_up=None,             # function of an error: ends the others, if one may
+            alone=False               # the other threads of this process are not in it
             ):
     "Within the block this process is rank `me` of `n`. Raises `RunError` if not all come."
-    global _pulse
+    global _pulse, _thread
+    _thread = threading.get_ident() if alone else None
     try:
         store.set(f"here{me}", "1")
         store.wait([f"here{r}" for r in range(n)], timedelta(seconds=START))
@@ -97,6 +101,7 @@ def in_group(store, me: int, n: int,   # as of `Pulse`
         if not _pulse.pending:        # one that never ends could not be left
             _pulse = None
             dist.destroy_process_group()
+            _thread = None
 
 # %% ../nbs/pulse.ipynb #ccd8df58
 LOOK = timedelta(seconds=.5)

@@ -8,6 +8,7 @@ __all__ = ['each']
 # %% ../nbs/workers.ipynb #0221094b
 import os
 import pickle
+import threading
 import time
 from contextlib import contextmanager, suppress
 
@@ -24,6 +25,8 @@ from .worker import crew_here, how_here, meeting, megabytes
 # %% ../nbs/workers.ipynb #bd497d5d
 WORTH = 20.   # seconds of work left for which workers are started
 AGAIN = 2.    # and for which they are asked if they are there
+
+one_group = threading.Lock()    # a process is in one at a time
 
 def possible(device, jobs: int) -> int: # processes, at least 1
     "How many processes may share work here."
@@ -63,9 +66,7 @@ class Help:
         if not self.workers and not self.worth(done, total): return False
         if not self.workers:
             self.call()
-        if self.n > 1 and self.ready():
-            return True
-        return False
+        return self.n > 1 and self.begins()
 
     def worth(self, done: int, total: int) -> bool:
         if self.crew.asked: return True
@@ -86,6 +87,17 @@ class Help:
         self.workers = self.crew.some(self.n - 1)
         for w in self.workers:
             w.order(str(file))
+
+    def begins(self) -> bool:
+        "Whether all are ready, and no other thread of this process computes with its own."
+        if not one_group.acquire(blocking=False): return False
+        ready = False
+        try:
+            ready = self.ready()
+        finally:
+            if not ready:
+                one_group.release()
+        return ready
 
     def ready(self) -> bool:
         "Whether all are; those that were asked for by number are waited for."
@@ -115,10 +127,10 @@ def together(self: Help):
         if isinstance(error, RankLost):
             lost.extend(self.dead())
         self.crew.end()
-    for r, w in enumerate(self.workers, 1):
-        w.pipe.send((file, r, self.n))
     try:
-        with in_group(store, 0, self.n, give_up=give_up):
+        for r, w in enumerate(self.workers, 1):
+            w.pipe.send((file, r, self.n))
+        with in_group(store, 0, self.n, give_up=give_up, alone=True):
             store = None
             agree(**surroundings())
             yield
@@ -130,6 +142,7 @@ def together(self: Help):
         raise
     finally:
         self.workers = []
+        one_group.release()
 
 LOST = ("a worker process has ended ({}). The same command goes on from the last checkpoint; "
         "with --workers 1 (workers=1) there is only this process")
