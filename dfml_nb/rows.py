@@ -8,90 +8,9 @@ __all__ = ['BEFORE', 'ROWS', 'PURER_BEFORE', 'EARLIER', 'TABLES', 'SMALL', 'LARG
            'DISTILL_PARTS', 'EXPERIMENTS', 'Experiment']
 
 # %% ../nbs/rows.ipynb #9109ebe5
-from dataclasses import asdict, dataclass, field
+from .one_row import Experiment
 
-from fastcore.basics import patch
-
-from .learn.trainer import compose
-from .recipes import DataFreeMetaLearner, exchanged, get_recipe
-from .settings import override
-
-# %% ../nbs/rows.ipynb #ca83c4ad
-@dataclass(frozen=True)
-class Experiment:
-    "One row of one table."
-    table: str
-    row: str
-    scenario: str               # a name in SCENARIOS
-    recipe: str                 # a name in RECIPES
-    adapt: str = None           # a name in ADAPT; None: the recipe's
-    # changes of the recipe's settings, by dotted name
-    settings: dict = field(default_factory=dict)
-    # more of them at budget cpu, where the paper's size would take too long
-    cpu: dict = field(default_factory=dict)
-    models: int = None          # use only the first so many of the pool's
-    # recover, learn, draw: parts in the place of the recipe's
-    parts: dict = field(default_factory=dict)
-    # numbers from a paper: dicts of data, shot, acc, source
-    published: tuple = ()
-
-    @property
-    def name(self) -> str:
-        "Under which a row is asked for."
-        return f"{self.table}/{self.row}"
-
-# %% ../nbs/rows.ipynb #d1f6c1d9
-@patch
-def changes(self: Experiment, budget: str # a budget's name
-           ) -> dict:                     # dotted name → value
-    """The settings that this row changes; what the row is about comes last. What concerns a part
-    that it does not have is left out of the budget's."""
-    s = compose(exchanged(get_recipe(self.recipe), **self.parts))
-    cpu = self.cpu if budget == "cpu" else {}
-    mine = {k: v for k, v in cpu.items() if hasattr(s, k.split(".")[0])}
-    return {**mine, **self.settings}
-
-@patch
-def learner(self: Experiment,
-            budget: str,        # a budget's name
-            seed: int = 0,      # of the training
-            device="auto",      # see pick_device
-            shot: int = 1,      # support images a class in training episodes
-            **settings          # more changes
-           ) -> DataFreeMetaLearner:
-    "A learner of this row, not yet trained."
-    changes = {**self.changes(budget), **settings}
-    learner = DataFreeMetaLearner(self.recipe, budget, shot, seed, device, **self.parts, **changes)
-    learner.settings = with_room(learner)
-    return learner
-
-@patch
-def learners(self: Experiment,
-             budget: str,       # a budget's name
-             shots,             # support images a class in tests
-             seed: int = 0,     # of the training
-             device="auto",     # see pick_device
-             **settings         # more changes
-            ) -> list:          # of (learner, shots that it is tested with)
-    "One learner for each shot if this row learns from episodes, else one for all of them."
-    once = self.learner(budget, seed, device, **settings)
-    found = {}
-    for shot in dict.fromkeys(shots):
-        own = self.learner(budget, seed, device, shot, **settings)
-        one = once if asdict(own.settings) == asdict(once.settings) else own
-        found.setdefault(one.shot, (one, []))[1].append(shot)
-    return list(found.values())
-
-# %% ../nbs/rows.ipynb #7c1d0b01
-def with_room(learner: DataFreeMetaLearner):
-    """The settings of a learner. An episode of more shots needs more images of a class, and if
-    the recover part makes fewer, it shall make as many (as in PURER's released code)."""
-    s = learner.settings
-    parts = [getattr(s, name, None) for name in learner.names["learn"]]
-    need = max((p.shot + p.query for p in parts if hasattr(p, "shot")), default=0)
-    name = learner.names["recover"]
-    makes = getattr(getattr(s, name or "", None), "per_class", need)
-    return override(s, {f"{name}.per_class": need}) if makes < need else s
+_all_ = ["Experiment"]   # part of this module, too
 
 # %% ../nbs/rows.ipynb #df368316
 WIZWAND = "FREE's tables as listed by wizwand.com; best of many evaluations on the test classes"
