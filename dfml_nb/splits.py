@@ -158,6 +158,7 @@ class DataSet:
         require(len(shapes) == 1, f"{name}: the splits hold images of different shapes "
                 f"{sorted(shapes)}: bring them to one size with --size (in Python size=...), "
                 "to one number of channels with --channels (channels=...)", DataError)
+        self.shape, = shapes    # of an image: channels, height, width
 
     def __getitem__(self, split: str) -> Split:
         require(split in self.splits, f"{self.name} has no split {split!r}: "
@@ -195,12 +196,12 @@ def test(self: DataSet) -> Split:
 @patch(as_prop=True)
 def channels(self: DataSet) -> int:
     "1 (grey) or 3 (colour)"
-    return next(iter(self.splits.values())).images.shape[1]
+    return self.shape[0]
 
 @patch(as_prop=True)
 def size(self: DataSet) -> int:
     "height = width, in pixels"
-    return next(iter(self.splits.values())).images.shape[2]
+    return self.shape[1]
 
 @patch(as_prop=True)
 def mean(self: DataSet) -> tuple:
