@@ -113,11 +113,12 @@ def check_name(entry): # os.DirEntry
                         "rename it") from e
 
 # %% ../nbs/listing.ipynb #db300877
-def list_images(folder    # holds one folder a class
-               ) -> dict: # class name → list of (path, bytes, time stamp), sorted
+def list_images(folder,       # holds one folder a class
+                layout=LAYOUT # in words, for the message
+               ) -> dict:     # class name → list of (path, bytes, time stamp), sorted
     """The image files of one split; what is left out is said. Raises `DataError` if this is not the
     layout."""
-    require(Path(folder).is_dir(), f"{folder} is missing: {LAYOUT}", DataError)
+    require(Path(folder).is_dir(), f"{folder} is missing: {layout}", DataError)
     left = {}
     deeper = []
     classes = {}
@@ -129,7 +130,7 @@ def list_images(folder    # holds one folder a class
         else:
             left.setdefault(why, []).append(e.path)
     there = f", but {left_text(left, folder)}" if left else ""
-    require(classes, f"{folder} has no class folders in it{there}: {LAYOUT}", DataError)
+    require(classes, f"{folder} has no class folders in it{there}: {layout}", DataError)
     found = {c: class_files(path, left, deeper) for c, path in classes.items()}
     if deeper:
         first = os.path.relpath(deeper[0], folder)

@@ -16,7 +16,7 @@ def examples(support: str # folder with one folder a class
     from dfml_nb.listing import list_images
     files = []
     labels = []
-    for name, found in list_images(support).items():
+    for name, found in list_images(support, "examples are FOLDER/CLASS/pictures").items():
         files += [path for path, *_ in found]
         labels += [name] * len(found)
     return files, labels
