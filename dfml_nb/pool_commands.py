@@ -86,13 +86,20 @@ def pretrain(*,
     return pool
 
 # %% ../nbs/pool_commands.ipynb #d2105146
-def inspect(file: str,         # a .pt, .pth, .safetensors … file; nothing in it is run
+def inspect(file: str,         # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
             *,
-            all_: bool = False # name every tensor
+            all_: bool = False, # name every tensor of a file
+            recursive: bool = False # all files of all folders below
            ) -> str:           # what was printed
-    "Say what a file of weights holds, which architectures fit, and how to import it."
+    "Say what a file of weights, or each of a folder, holds, what fits, and how to import it."
+    from dfml_nb.core import at_home, require
     from dfml_nb.pool.inspect import inspect_file
-    said = inspect_file(file, all_)
+    from dfml_nb.pool.survey import inspect_folder
+    if isdir(at_home(file)):
+        require(not all_, "--all names the tensors of one file: type the name of that file")
+        said = inspect_folder(file, recursive)
+    else:
+        said = inspect_file(file, all_)
     print(said)
     return said
 

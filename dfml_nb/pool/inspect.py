@@ -195,6 +195,28 @@ def import_line(file, spec: ModelSpec = None # that fits
     return (f"dfml import {shlex.quote(brief(file, 300))} --arch {arch}{args} --classes {n} "
             f"--size {size} --mean {mean} --std {std} --out POOL")
 
+# %% ../../nbs/pool/inspect.ipynb #5e0a7b30
+def named(spec: ModelSpec) -> str: # its architecture, with arguments
+    return f"{spec.arch} {spec.arch_args or ''}".strip()
+
+def advice(file,     # of weights, or a folder of them
+           specs,    # that fit
+           ends=()   # of the lines to type
+          ) -> list: # of lines
+    "What fits, and what to type."
+    if not specs:
+        return ["fits: no architecture of the library's own or torchvision's that is tried here; "
+                "name it, or bring a function that builds it (--factory MODULE:FUNCTION):",
+                "  " + import_line(file) + "".join(ends)]
+    names = ", ".join(dict.fromkeys(map(named, specs)))
+    typed = zip(specs, ends or [""] * len(specs))
+    norms = {s.arch_args["norm"]: open_norm(s.arch_args) for s in specs if open_norm(s.arch_args)}
+    doubts = [f"but {why}: norm={n} is right for {what} only" for n, (why, what) in norms.items()]
+    return [f"fits: {names}", *doubts,
+            "to import it, type (what no weights show is in capitals; "
+            "M and S are mean and deviation of its normalisation, for images in [0, 1]):",
+            *(f"  {import_line(file, s)}{end}" for s, end in typed)]
+
 # %% ../../nbs/pool/inspect.ipynb #5897e5de
 def inspect_file(file,       # of weights
                  every=False # name every tensor
@@ -216,18 +238,4 @@ def inspect_file(file,       # of weights
             v = plain[name]
             lines.append(f"{of}: {v.shape[at]}, by {brief(name, 80)} {tuple(v.shape)}")
     found = fitting(state)
-    return "\n".join([*lines, *_advice(file, [spec for spec, _ in found])])
-
-def _advice(file, specs):
-    "What fits, and what to type."
-    if not specs:
-        return ["fits: no architecture of the library's own or torchvision's that is tried here; "
-                "name it, or bring a function that builds it (--factory MODULE:FUNCTION):",
-                "  " + import_line(file)]
-    names = ", ".join(f"{s.arch} {s.arch_args or ''}".strip() for s in specs)
-    norms = {s.arch_args["norm"]: open_norm(s.arch_args) for s in specs if open_norm(s.arch_args)}
-    doubts = [f"but {why}: norm={n} is right for {what} only" for n, (why, what) in norms.items()]
-    return [f"fits: {names}", *doubts,
-            "to import it, type (what no weights show is in capitals; "
-            "M and S are mean and deviation of its normalisation, for images in [0, 1]):",
-            *(f"  {import_line(file, s)}" for s in specs)]
+    return "\n".join([*lines, *advice(file, [spec for spec, _ in found])])
