@@ -86,7 +86,7 @@ ASK_LESS = ("the memory does not suffice ({}). Free some, or ask for less at onc
 
 def in_words(e: Exception) -> str: # None: it is a mistake of this library
     "What went wrong. Python, and PyTorch on a GPU and on a CPU, miss memory in three ways."
-    import torch
     if isinstance(e, (DFMLError, OSError)): return str(e)
+    import torch
     missing = isinstance(e, (MemoryError, torch.cuda.OutOfMemoryError))
     if missing or "DefaultCPUAllocator" in str(e): return ASK_LESS.format(brief(e))

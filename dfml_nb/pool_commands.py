@@ -88,7 +88,7 @@ def pretrain(*,
 # %% ../nbs/pool_commands.ipynb #d2105146
 def inspect(file: str,         # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
             *,
-            all_: bool = False, # name every tensor of a file
+            all_: bool = False,     # name every tensor of a file
             recursive: bool = False # all files of all folders below
            ) -> str:           # what was printed
     "Say what a file of weights, or each of a folder, holds, what fits, and how to import it."

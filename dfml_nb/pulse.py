@@ -75,7 +75,7 @@ NOT_FOUND = ("the processes of this job could not find each other ({}): "
 def in_group(store, me: int, n: int,   # as of `Pulse`
              backend: str = "gloo",    # of `torch.distributed`
              give_up=None,             # function of an error: ends the others, if one may
-            alone=False               # the other threads of this process are not in it
+             alone=False              # the other threads of this process are not in it
             ):
     "Within the block this process is rank `me` of `n`. Raises `RunError` if not all come."
     global _pulse, _thread

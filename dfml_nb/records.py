@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['trainings_of', 'config_for', 'result_file', 'run_folder', 'mean_over_data', 'records_of', 'means_of', 'figures_of',
-           'accuracy_of']
+           'accuracy_of', 'gain_of']
 
 # %% ../nbs/records.ipynb #7c1d0a04
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -177,3 +178,11 @@ def accuracy_of(name: str, folder="../../results", # as in `records_of`
     "The accuracies of `figures_of`."
     rows = figures_of(name, folder, query_statistics)
     return {shot: r["acc"] for shot, r in rows.items()}
+
+def gain_of(name: str, base: str,  # as in `records_of`
+            shot: int,             # of a test
+            folder="../../results" # as in `records_of`
+           ) -> tuple:             # points, half-width of their 95% interval
+    "By how much a row is better than another, if they are independent."
+    a, b = (figures_of(row, folder)[shot] for row in (name, base))
+    return a["acc"] - b["acc"], math.hypot(a["ci95"], b["ci95"])

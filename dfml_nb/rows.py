@@ -231,13 +231,16 @@ def distill_rows(): # yields experiments
                      {**PLAIN_DISTILL, **settings}, 24, "beyond_parts", cpu=SHORT_DISTILL,
                      parts=nothing)
 
+# the best reading of a pool of 15 epochs
+SOFT_AND_EVENED = {"pool_centroid.soft": 2., "pool_centroid.whiten": .15}
+
 def frozen_rows(): # yields experiments
     "The frozen pool, read in several ways."
     readings = dict(
         pool=(None, {}),
         soft=("ridge", {"pool_centroid.soft": 2.}),
         evened=("ridge", {"pool_centroid.whiten": .1}),
-        both=("ridge", {"pool_centroid.soft": 2., "pool_centroid.whiten": .15}))
+        both=("ridge", SOFT_AND_EVENED))
     for n in (1, 4, 16, 24, 50, 100):
         for name, (adapt, settings) in readings.items():
             yield beyond(f"{name}_{n}", "pool_centroid", adapt, settings, n, "beyond_pool")
@@ -256,8 +259,7 @@ def image_rows(): # yields experiments
               {"outer_steps": 10_000}, scenario="cifar_fs")
     yield row("classifier", "teacher", "ridge")
     yield row("classifier_centroid", "teacher")
-    yield row("classifier_answers", "pool_centroid", "ridge",
-              {"pool_centroid.soft": 2., "pool_centroid.whiten": .15})
+    yield row("classifier_answers", "pool_centroid", "ridge", SOFT_AND_EVENED)
     yield row("classifier_episodes", "maml_oracle", "ridge", {"outer_steps": 0},
               parts=dict(learn=["teacher", "r2d2"]))
     yield row("student", "pool_distill", None, {"classes": 0})
