@@ -18,6 +18,7 @@ from .columns import ColumnStudent, LessonBook
 from .distillation import distill_loss, lessons, lessons_of_step, with_others
 from ..nets import Classifier, batch_mode, call, glance, gradients, weights
 from ..parts import LEARN, Count, Learn, Positive, Settings, Whole, part
+from ..ranks import by_rank_0
 from ..recover.inversion import check_terms
 from ..recover.views import Edge
 
@@ -178,13 +179,15 @@ def step(self: BelL, i, tasks):
         whose, todo = with_others(self.given, places, todo, i, s.others)
     if s.remember:
         self.book.add(whose, todo)
-    row = {}
-    for n in range(s.visits):
-        who, what = self.visited(i, n, whose, todo)
-        what = [(self.asked(x, *js), target) for js, (x, target) in zip(who, what)]
-        if n == 0 and s.measure and i % s.measure == 0 and len(what) > 1:
-            row.update(gradient_alignment(self.net, what, s.kl))
-        loss = bell_step(self.net, self.opt, what, s)
-        check_terms(dict(distill=loss), i, sorted(set(sum(who, []))))
-        row.setdefault("distill", loss)
-    return row
+    def visits():
+        row = {}
+        for n in range(s.visits):
+            who, what = self.visited(i, n, whose, todo)
+            what = [(self.asked(x, *js), target) for js, (x, target) in zip(who, what)]
+            if n == 0 and s.measure and i % s.measure == 0 and len(what) > 1:
+                row.update(gradient_alignment(self.net, what, s.kl))
+            loss = bell_step(self.net, self.opt, what, s)
+            check_terms(dict(distill=loss), i, sorted(set(sum(who, []))))
+            row.setdefault("distill", loss)
+        return row
+    return by_rank_0(visits, self.net, self.opt)     # one after another

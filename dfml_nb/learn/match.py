@@ -17,10 +17,10 @@ from .answers import as_embedding
 from .mixed_views import ViewSettings
 from .pool_centroid import whitening
 from .questions import Asking
-from .student import new_student, student_step
+from .student import new_student, student_steps
 from ..nets import Classifier
 from ..parts import LEARN, Bound, Count, NotNegative, Positive, Settings, Share, Whole, part
-from ..ranks import take_over
+from ..ranks import by_rank_0
 from ..recover.inversion import check_terms
 from ..recover.painter import Precision, wants_bfloat16
 from ..splits import to_float
@@ -42,7 +42,8 @@ class MatchSettings(Settings):
     relations: NotNegative = 0.
     # units of a layer between the student's network and its answers; 0: none
     hidden: Whole = 512
-    # of the student's products; 'auto': bfloat16 on processors that have it
+    # of all products here, the teachers' answers too; 'auto': bfloat16 on
+    # processors that have it
     precision: Precision = "float32"
     whiten: NotNegative = .15  # power of whitening
     # temperature at which answers are also read as probabilities;
@@ -102,24 +103,16 @@ def study(self: Match,
           i: int,     # number of the step of the run
           k: int      # which chunk of the student's steps
          ) -> dict:   # what to log
-    "Some steps of the student."
-    s = self.s
-    given = self.given
+    "Some steps of the student, one after another: one rank does them for all."
+    seed = self.given.seed
     views, wanted = self.targets()
-    gen = rng(given.seed, "learn", k)
-    steps = range(k * self.chunk, min((k + 1) * self.chunk, s.steps))
-    total = {}
-    self.student.train()
-    with fork_seed(given.seed, "dropout", k):
-        for t in steps:
-            pick = torch.randint(len(views), (s.batch,), generator=gen)
-            terms = student_step(self.student, self.opt, views[pick], wanted[pick], s, t, self.half)
-            for name, v in terms.items():
-                total[name] = total.get(name, 0.) + v.detach() / len(steps)
-    self.student.eval()
-    take_over(self.student, given.device)
-    terms = {name: v.item() for name, v in total.items()}
-    check_terms(terms, i, given.places)
+    steps = range(k * self.chunk, min((k + 1) * self.chunk, self.s.steps))
+    def teach():
+        with fork_seed(seed, "dropout", k):
+            return student_steps(self.student, self.opt, views, wanted, self.s, steps,
+                                 rng(seed, "learn", k), self.half)
+    terms = by_rank_0(teach, self.student, self.opt)
+    check_terms(terms, i, self.given.places)
     return dict(distill=sum(terms.values()), **terms)
 
 # %% ../../nbs/learn/match.ipynb #85079a08

@@ -15,6 +15,7 @@ from .mixed_views import make_views
 from ..parts import Learn
 from ..ranks import n_ranks, share
 from ..recover.drawn import drawn_images
+from ..recover.painter import multiplying
 from ..splits import to_bytes, to_float
 
 # %% ../../nbs/learn/questions.ipynb #40fbdd17
@@ -22,6 +23,7 @@ class Asking(Learn):
     "Asks the whole pool about views of images, a block of them in a step."
     needs = "images"
     ask = 1000    # views asked about in one step of the run
+    half = False  # the teachers' products in bfloat16
 
     def __init__(self, s,  # settings with drawn, view and views
                  given):
@@ -63,7 +65,9 @@ def everybody(self: Asking,
     jobs = [given.places[r::ranks] for r in range(ranks)]
     jobs = [places for places in jobs if places]
     def ask(places):
-        return pool_answers(given.teachers(places), to_float(x).to(given.device)).cpu()
+        with multiplying(given.device, self.half):
+            z = pool_answers(given.teachers(places), to_float(x).to(given.device))
+        return z.float().cpu()
     by_teacher = {}
     for places, z in zip(jobs, share(ask, jobs, given.device)):
         ways = [given.pool.specs[j].n_classes for j in places]

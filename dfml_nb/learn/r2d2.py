@@ -17,7 +17,7 @@ from ..core import require, rng
 from .mixed_views import ViewSettings, make_views, shift_and_mirror
 from ..nets import freeze
 from ..parts import LEARN, Count, Learn, NotNegative, Positive, Settings, part
-from ..ranks import take_over
+from ..ranks import by_rank_0
 from ..recover.inversion import check_terms
 from ..splits import to_float
 
@@ -150,16 +150,21 @@ def step(self: R2D2, i, tasks):
     k = i - self.first
     if self.model is None:
         self.begin()
-    self.model.requires_grad_(True)
+    row = by_rank_0(lambda: self.steps(k), self.model, self.opt)
+    check_terms(row, i, self.given.places)
+    return row
+
+@patch
+def steps(self: R2D2, k: int # number of the chunk
+         ) -> dict:          # means of what each step of Adam says
+    "A chunk of them, one after another."
     steps = range(k * self.chunk, min((k + 1) * self.chunk, self.s.steps))
     seed = self.given.seed
     images = self.given.store.batch(rng(seed, "r2d2 images", k), self.s.batch * len(steps))
+    self.model.requires_grad_(True)
     rows = [self.adam_step(images, rng(seed, "r2d2", t)) for t in steps]
     freeze(self.model)
-    take_over(self.model, self.given.device)
-    row = {name: mean_of(rows, name) for name in rows[0]}
-    check_terms(row, i, self.given.places)
-    return row
+    return {name: mean_of(rows, name) for name in rows[0]}
 
 # %% ../../nbs/learn/r2d2.ipynb #22d20011
 @patch
