@@ -21,6 +21,9 @@ from ..nets import Classifier
 # %% ../../nbs/adapt/labels.ipynb #ada10017
 LABELS = "pass one whole number or one word an image, in a list, an array or a tensor"
 
+def letters(word): # also of a class of its own, as an Enum of words has it
+    return str.__str__(word) if isinstance(word, str) else word
+
 def plain_labels(y      # whatever somebody passes as labels
                 ):      # an array of words or of int64
     "Labels as an array. Raises `EpisodeError`."
@@ -40,16 +43,13 @@ def plain_labels(y      # whatever somebody passes as labels
         cut = any(v[-1:] in ("\0", b"\0") for v in words)
         require(not cut, "a word that ends in the character '\\0' is the same as without it: "
                 "take it away", EpisodeError)
-        y = np.asarray(y)
-        if y.dtype.kind == "O":
-            numbers = all(isinstance(v, Number) for v in y.flat)
-            in_bytes = all(isinstance(v, bytes) for v in y.flat)
-            y = np.array(y.tolist()) if numbers or in_bytes else y
+        shape = np.shape(y)
+        y = np.array(list(map(letters, words))).reshape(shape) if words else np.asarray(y)
+        if y.dtype.kind == "O" and all(isinstance(v, Number) for v in y.flat):
+            y = np.array(y.tolist())
         if y.dtype.kind == "S":        # words of a file, in bytes
             y = np.char.decode(y, "utf-8")
-        if y.dtype.kind in "OUT" and all(isinstance(v, str) for v in y.ravel()):
-            return np.array(y.tolist(), str)
-        return whole_numbers(y)
+        return y if y.dtype.kind == "U" else whole_numbers(y)
 
 def whole_numbers(y # an array
                  ): # of int64
