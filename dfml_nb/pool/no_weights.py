@@ -15,7 +15,8 @@ COUNTERS = {"num_batches_tracked", "total_ops", "total_params", "n_averaged", "_
             "position_ids", "tp", "fp", "tn", "fn", "confmat", "total",
             "correct"}              # last names of what is no weight
 HARMLESS = re.compile(              # a part whose tensors do nothing to an answer
-    r"(\w*_)?(criterion|loss\w*|metrics?|acc\w*|auroc|pos_weight|class_weights?)")
+    r"(\w*_)?(criterion|loss\w*|metrics?|acc\w*|prec\d?|top\d|auroc|pos_weight"
+    r"|class_weights?)")
 AVERAGED = re.compile(r"(^|[._])(ema|\w*averaged?|avg|swa|shadow)([._]|$)", re.IGNORECASE)
 
 # %% ../../nbs/pool/no_weights.ipynb #3e02c597
