@@ -16,10 +16,13 @@ from PIL import ExifTags, Image, ImageOps
 from .core import DataError, progress, require
 
 # %% ../nbs/decoding.ipynb #34e70f61
+ELSEWHERE = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
+
 def readable() -> list: # names of formats
-    "What Pillow reads by itself: for EPS it would start another program."
+    """What Pillow reads by itself: for EPS it would start another program, and others it knows by
+    their names alone."""
     Image.init()
-    return [name for name in Image.ID if name != "EPS"]
+    return [name for name in Image.ID if name not in ELSEWHERE]
 
 @contextlib.contextmanager
 def opened(file): # an image file
@@ -35,6 +38,8 @@ def opened(file): # an image file
             cure = f"there is no such file in {os.getcwd()}, or its path is another"
         elif isinstance(e, IsADirectoryError):
             cure = "it is a folder: name the files in it"
+        elif isinstance(e, PermissionError):
+            cure = "allow it, or take it away"
         else:
             cure = "replace it or delete it"
         raise DataError(f"{shown} cannot be read as an image ({e}): {cure}") from e

@@ -23,7 +23,12 @@ with contextlib.suppress(ImportError):
 FORMATS = set(readable())
 SUFFIXES = {s for s, fmt in Image.registered_extensions().items() if fmt in FORMATS}
 LAYOUT = "a data set is NAME/{train,val,test}/CLASS/images"
-JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir"} # left by other systems
+JUNK = {   # left by other systems and by disks
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "#snapshot",
+    "$recycle.bin", "system volume information", "lost+found"}
+
+def is_junk(name: str) -> bool: # hidden, or left by another system
+    return name.startswith(".") or name.lower() in JUNK
 
 def visible(folder) -> list: # of os.DirEntry, by name
     "What is in a folder, without what is hidden. Raises `DataError` if it cannot be read."
@@ -31,8 +36,7 @@ def visible(folder) -> list: # of os.DirEntry, by name
         entries = list(os.scandir(folder))
     except OSError as e:
         raise DataError(f"{folder} cannot be read ({e.strerror}): allow it, or take it away") from e
-    shown = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in JUNK]
-    return sorted(shown, key=lambda e: e.name)
+    return sorted((e for e in entries if not is_junk(e.name)), key=lambda e: e.name)
 
 # %% ../nbs/listing.ipynb #1f000007
 def why_left(entry  # os.DirEntry
