@@ -95,6 +95,7 @@ def reading(path):
 
 def way_on(path, error) -> str: # the rest of a sentence
     "Why a file holds no such model; somebody's weights are called that."
+    if isinstance(error, OSError): return f"({error})"
     pickled = holds_pickle(start_of(path))
     if not pickled and error.args != ("dfml_nb",): return f"({error})"
     kind = "but is a .pt file" if pickled else "but somebody's weights"

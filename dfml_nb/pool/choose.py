@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 from ..core import PoolError, require
-from .kinds import brief
+from ..listing import is_junk
+from .kinds import REPACK, brief
 
 # %% ../../nbs/pool/choose.ipynb #c345306b
 ENDINGS = re.compile(
@@ -73,7 +74,7 @@ def model_files(folder,         # where to look
             "import it alone (import_model), or, if it is an archive of several, unpack it first",
             PoolError)
     require(os.path.isdir(folder), f"there is no folder {brief(folder)}", PoolError)
-    found = sorted(f for f in folder.rglob("*") if f.is_file()) if recursive else _files(folder)
+    found = _files_below(folder) if recursive else _files(folder)
     pools = {f.parent for f in found if f.name == "pool.json"}    # perhaps made of these files
     models = [f for f in found if is_model(f) and f.parent not in pools]
     left = [f for f in found if f not in models]
@@ -96,10 +97,21 @@ def _beside(left):
     "What lies there instead, in words."
     some = brief(", ".join(f.name for f in left[:3]))
     way = JOIN if any(f.suffix == ".distcp" for f in left) else ""
+    if any(f.name == "data.pkl" for f in left):
+        way = f" (a .pt that was unpacked, as some browsers do: {REPACK})"
     return f", only {some}{way}" if left else ""
 
 def _files(folder):
-    return sorted(f for f in folder.iterdir() if f.is_file())
+    try:
+        return sorted(f for f in folder.iterdir() if f.is_file())
+    except OSError as e:
+        why = f"{brief(folder)} cannot be read ({e.strerror}): allow it, or take it away"
+        raise PoolError(why) from e
+
+def _files_below(folder):
+    "None of a hidden folder: in a bin, or in the snapshots of a disk, lie models of the past."
+    found = sorted(f for f in folder.rglob("*") if f.is_file())
+    return [f for f in found if not any(map(is_junk, f.relative_to(folder).parts[:-1]))]
 
 def _names_below(models, folder):
     "A model is called by its folder if it is alone there, and else by folder and file."
@@ -115,7 +127,7 @@ def _names_below(models, folder):
 def _runs(folder):
     "The model of each run folder."
     names = {}
-    for run in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for run in sorted(p for p in folder.iterdir() if p.is_dir() and not is_junk(p.name)):
         models = [f for f in _files(run) if is_model(f)]
         best = [f for f in models if BEST.fullmatch(plain_name(f))]
         chosen = models if len(models) == 1 else best

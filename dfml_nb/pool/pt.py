@@ -44,12 +44,14 @@ class Archive(Storages):
         infos = self.zip.infolist()
         script = any(i.filename.endswith("/constants.pkl") for i in infos)
         expect(not script, "TorchScript, which is a program", "script")
-        roots = [i.filename[:-8] for i in infos if i.filename.endswith("data.pkl")]
+        names = [i.filename for i in infos if not i.filename.startswith("__MACOSX/")]
+        roots = [name[:-8] for name in names if name.endswith("data.pkl")]
         for pattern, kind, way in ARCHIVES:
             other = any(re.fullmatch(pattern, i.filename) for i in infos)
             expect(roots or not other, kind, way)
         expect(len(roots) == 1, f"a zip archive with {len(roots)} pickles for one", "zip")
-        expect(all(i.compress_type == zipfile.ZIP_STORED for i in infos), "compressed records")
+        stored = all(i.compress_type == zipfile.ZIP_STORED for i in infos)
+        expect(stored, "compressed records", "packed")
         expect(sum(i.file_size for i in infos) <= self.size, "more than the file holds")
         self.root = roots[0]
         order = self.root + "byteorder"
@@ -80,7 +82,10 @@ class Archive(Storages):
 
     def load(self) -> object: # what the file holds
         with self.zip:
-            out = self.read(io.BytesIO(self.record(self.root + "data.pkl", HEAD)))
+            n = self.zip.getinfo(self.root + "data.pkl").file_size
+            expect(n <= HEAD, f"a pickle of {n / 1e6:.0f} MB, as arrays of NumPy make it, where "
+                   "tensors are wanted")
+            out = self.read(io.BytesIO(self.record(self.root + "data.pkl")))
         self.finish()
         return out
 
