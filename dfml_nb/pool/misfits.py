@@ -63,6 +63,9 @@ def _origin(fit):
     sizes = [v.numel() for k, v in fit.state.items() if last(k) == "weight"]
     if sizes and not any(sizes):
         return f"  Its weights are empty, as DeepSpeed (ZeRO) leaves them: {GATHER['zero']}"
+    if any(".parametrizations." in k for k in fit.extra):
+        return ("  Weights of it are worked out from others (parametrizations): bring the network "
+                "with --factory (factory=)")
     if not fit.extra and all("running_" in last(k) for k in fit.missing):
         return ("  The running statistics of batch norm are not in it, as in a file of "
                 f"named_parameters() alone: {RESAVE}")
@@ -83,6 +86,24 @@ def _several(fit):
     return (f"  More than one of its layers may be the last one ({named}): bring the network with "
             "--factory (factory=), and let its forward return the logits that you mean")
 
+def _other_head(fit):
+    "A line on a file whose last layer alone is another one."
+    head = head_path(fit.want)
+    in_head = bool(fit.missing) and all(k.startswith(f"{head}.") for k in fit.missing)
+    if not in_head or other_count(fit): return ""
+    shapes = _other_shapes(fit, _namesakes(fit))
+    if shapes: return _other_width(fit, f"{head}.weight", shapes)
+    one_layer = len({k.rpartition(".")[0] for k in fit.extra}) == 1
+    built = "  Its last layer is built otherwise: bring the network with --factory (factory=)"
+    return built * one_layer       # it may lack a bias, or have a scale
+
+def _other_width(fit, weight, shapes):
+    "A line on a last layer that has as many outputs and another number of inputs."
+    theirs = fit.state[shapes[weight]].shape if weight in shapes else ()
+    if len(theirs) != 2 or theirs[0] != fit.want[weight].shape[0]: return ""
+    return (f"  Its last layer takes {theirs[1]} numbers of an image, and here "
+            f"{fit.want[weight].shape[1]}: are its images of another size (--size)?")
+
 # %% ../../nbs/pool/misfits.ipynb #2f801c66
 MOST = 3       # names in a list
 
@@ -96,7 +117,8 @@ def report(fit: Fit) -> str: # several lines
     "What is only in the file, only in the network, and wrong in shape."
     alike = _namesakes(fit)
     other = _other_shapes(fit, alike)
-    paired = alike if other else {}
+    explains = other or len(fit.missing) + len(fit.extra) > 2 * len(alike)
+    paired = alike if explains else {}      # what agrees is no reason
     extra = [k for k in fit.extra if k not in paired.values()]
     missing = [k for k in fit.missing if k not in paired]
     shapes = [f"{with_shape(other[k], fit.state)}, and the network has {with_shape(k, fit.want)}"
@@ -106,7 +128,7 @@ def report(fit: Fit) -> str: # several lines
     lines = (_line("only in the file", len(extra), in_file),
              _line("only in the network", len(missing), in_network),
              _line("wrong in shape", len(other), shapes))
-    return "\n".join(filter(None, (*lines, _origin(fit) or _several(fit))))
+    return "\n".join(filter(None, (*lines, _origin(fit) or _several(fit) or _other_head(fit))))
 
 def _line(title, count, names):
     more = f"; and {count - MOST} more" if count > MOST else ""
