@@ -10,8 +10,8 @@ from os.path import isdir, isfile     # of any name, also one that no file can h
 from pathlib import Path
 
 from ..core import PoolError, require
-from .kinds import (FRESH, FRESH_FILE, RESAVE, brief, holds_numbers, holds_pickle,
-                                not_weights, start_of, way_out)
+from .kinds import (FRESH, FRESH_FILE, REPACK, RESAVE, brief, holds_numbers,
+                                holds_pickle, not_weights, start_of, way_out)
 from .meanings import Refused
 from .numbers import LARGEST, NumberFile, NumbersError
 from .pt import EMPTY, open_pt
@@ -59,6 +59,8 @@ def read_file(file,
              ) -> object: # what it holds
     "What somebody's file holds, read safely. Raises `PoolError`."
     file = Path(file)
+    unpacked = isfile(file/"data.pkl") or file.name == "data.pkl" and isdir(file.parent/"data")
+    require(not unpacked, f"{brief(file)} is of a .pt that was unpacked: {REPACK}", PoolError)
     require(not isdir(file), f"{brief(file)} is a folder: name one of its files, or import all of "
             "them (dfml import, or import_folder)", PoolError)
     require(isfile(file), f"{brief(file)} does not exist, or is no file", PoolError)
