@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/options.ipynb #a5100004
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,12 +59,22 @@ Names = Annotated[list[str], "what the outputs mean, in order, separated by comm
                              "one a line; needed for comparing teachers"]
 
 # %% ../nbs/options.ipynb #c9146cbf
-def read_names(names: list # words, or one file with a word a line, or a list in JSON; or None
+def unnumbered(names: list # words, perhaps each with its number in front, as in 0,cat or 0: cat
               ) -> list:
-    "What outputs mean. Raises `SettingsError` if a file is not there or cannot be read."
+    "The words alone, in the order of the numbers, if these are 0, 1, 2, …"
+    found = [re.fullmatch(r"(\d+)[\s,:;]+(\S.*)", name) for name in names]
+    if not all(found): return names
+    words = {int(m[1]): m[2] for m in found}
+    return [words[i] for i in range(len(names))] if set(words) == set(range(len(names))) else names
+
+def read_names(names: list # words, or one file with a word a line, or in JSON; or None
+              ) -> list:
+    "What outputs mean. Raises `SettingsError` and `PoolError` if that cannot be understood."
     from dfml_nb.core import SettingsError, require
     if not names or len(names) > 1:
-        return names
+        listed = bool(names) and names[0].startswith("[") and names[-1].endswith("]")
+        require(not listed, "names are separated by commas, without brackets or quotes: cat,dog")
+        return names and unnumbered(names)
     file = Path(names[0])
     ending = file.suffix.lower()
     if not file.is_file():
@@ -77,10 +88,12 @@ def read_names(names: list # words, or one file with a word a line, or a list in
     except (OSError, ValueError) as e:
         why = f"{file} cannot be read as a file of names, one a line"
         raise SettingsError(f"{why} ({type(e).__name__}): save it as text in UTF-8") from e
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return unnumbered([line.strip() for line in text.splitlines() if line.strip()])
 
 def json_names(names, file):
     from dfml_nb.core import require
+    from dfml_nb.pool.beside import names_in_order
+    names = names_in_order(names) if isinstance(names, dict) else names
     listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
     require(listed, f"{file} is no list of names in JSON: write [\"cat\", \"dog\"], or one a line "
             "in a .txt")
