@@ -12,11 +12,15 @@ from .options import Device, Factories, Quiet
 # %% ../nbs/predict_command.ipynb #9e0c0007
 def examples(support: str # folder with one folder a class
             ) -> tuple:   # files; the class of each
-    "Labelled pictures. Raises `DataError` for another layout."
+    "Labelled pictures. Raises `DataError` for another layout, and for one class alone."
+    from dfml_nb.core import DataError, require
     from dfml_nb.listing import list_images
     files = []
     labels = []
-    for name, found in list_images(support, "examples are FOLDER/CLASS/pictures").items():
+    classes = list_images(support, "examples are FOLDER/CLASS/pictures")
+    require(len(classes) > 1, f"{support} has one class only ({', '.join(classes)}), and every "
+            "picture would be given to it: put another class beside it", DataError)
+    for name, found in classes.items():
         files += [path for path, *_ in found]
         labels += [name] * len(found)
     return files, labels
