@@ -59,27 +59,32 @@ GREY = {"1", "L", "LA", "La", "F"}   # and all whole numbers of more than 8 bits
 def kind_of(im: Image.Image) -> Kind:
     "What is special about an image's pixels."
     whole = im.mode.startswith("I")
+    top = np.asarray(im).max() if whole else 0
     marks = {Kind.COLOUR: not whole and im.mode not in GREY,
              Kind.DEEP: whole or im.mode == "F",
              Kind.PALETTE: im.mode in ("P", "PA"),
              Kind.ALPHA: im.mode.lower() in ("rgba", "la", "pa") or "transparency" in im.info,
-             Kind.DIM: whole and 255 < white(im) and np.asarray(im).max() < 4096,
+             Kind.DIM: whole and 255 < white(im.mode, top) and top < 4096,
              Kind.SEVERAL: getattr(im, "n_frames", 1) > 1}
     return Kind(sum(kind for kind, holds in marks.items() if holds))
 
 # %% ../nbs/decoding.ipynb #1f000012
-def white(im: Image.Image) -> int: # of whole numbers
+def white(mode: str,  # of Pillow, of whole numbers
+          top: int    # the largest one
+         ) -> int:
     "The number that stands for white: 32 bits a pixel hold numbers of 8 bits, or of 16."
-    return 255 if im.mode == "I" and np.asarray(im).max() <= 255 else 65535
+    return 255 if mode == "I" and top <= 255 else 65535
 
 def in_8_bits(im: Image.Image  # of 16 or 32 bits a pixel, or of floating-point numbers
              ) -> Image.Image: # mode L
     """Scaled from the whole range to 0..255; of 32 bits (mode I) with nothing above 255 they are
     that already. Raises `ValueError` for numbers beyond the range."""
     x = np.asarray(im)
-    top = 1 if im.mode == "F" else white(im)
-    if not (x.min() >= 0 and x.max() <= top):
-        raise ValueError(f"its pixels go from {x.min()} to {x.max()}, not from 0 to {top}: "
+    low = x.min()
+    high = x.max()
+    top = 1 if im.mode == "F" else white(im.mode, high)
+    if not (low >= 0 and high <= top):
+        raise ValueError(f"its pixels go from {low} to {high}, not from 0 to {top}: "
                          "save it with 8 or 16 bits a pixel")
     out = np.round(x * (255 / top)).astype(np.uint8)
     if "transparency" in im.info:
