@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import common, readme
-from common import directives, exported, load, notebooks, picture_of, root, text, where
+from common import directives, exported, is_shown, load, notebooks, picture_of, root, text, where
 
 
 def saved_files(base, lib):
@@ -82,10 +82,11 @@ def examples():
     "Each public function and class is used in a cell of its notebook that readers see and that always runs."
     for path in notebooks():
         cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
-        kinds = [directives(c).keys() for c in cells]
-        unseen = exported | {"hide", "slow", "cuda"}
-        shown = "\n".join(c for c, k in zip(cells, kinds) if not k & unseen)
-        public = [defined(c) for c, k in zip(cells, kinds) if k & {"export", "exports"}]
+        kinds = list(map(directives, cells))
+        no_example = exported | {"slow", "cuda"}
+        seen = [c for c, k in zip(cells, kinds) if is_shown(k) and not k.keys() & no_example]
+        shown = "\n".join(seen)
+        public = [defined(c) for c, k in zip(cells, kinds) if k.keys() & {"export", "exports"}]
         for name in sum(public, []):
             if re.search(rf"\b{name}\b", shown): continue
             yield (f"{path.relative_to(root)}: {name} is public and has no example; "
@@ -119,17 +120,11 @@ def unbound():
             yield f"{path.relative_to(root)}: uses {name}, which it neither defines nor imports"
 
 
-def is_shown(source):
-    "Does the site show this cell as code?"
-    told = directives(source)
-    return not told.keys() & (exported | {"hide"}) and told.get("echo") != "false"
-
-
 def typed():
     "Whoever types the code that a tutorial shows has every name that it uses."
     for path in notebooks(common.nbs/"tutorials"):
         cells = [text(c["source"]) for c in load(path)["cells"] if c["cell_type"] == "code"]
-        shown = "\n".join(common.python_of(c) for c in cells if is_shown(c))
+        shown = "\n".join(common.python_of(c) for c in cells if is_shown(directives(c)))
         for name in unknown_names(shown, path.name):
             yield (f"{path.relative_to(root)}: the code that is shown uses {name}, which none of it "
                    "defines; show where it comes from, or hide that cell too")

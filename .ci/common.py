@@ -9,6 +9,7 @@ nbs = root/"nbs"
 # the order of the pages, and the floors of the modules
 rooms = json.loads((root/".ci"/"rooms.json").read_text(encoding="utf-8"))
 exported = {"export", "exports", "exporti"}   # directives of cells that go into a module
+unshown = {"export", "exporti", "hide", "default_exp"}   # of cells that nbdev leaves out of a page
 ignored = re.compile(r"^(\.git|\.venv|_proc|_docs|build|dist|__pycache__|\.ipynb_checkpoints"
                      r"|.*\.egg-info|.*\.dist-info)$")
 
@@ -84,6 +85,12 @@ def directives(source):
         if not m: break
         found[m[1]] = m[3].strip()
     return found
+
+
+def is_shown(told, part="echo"):
+    """Does the site show a part of a code cell with these directives: `echo`, its code, or `output`? A cell that
+    is exported with `exports` is shown, too, but is no example of what it defines."""
+    return not told.keys() & unshown and "false" not in (told.get("include"), told.get(part))
 
 
 def python_of(source):

@@ -11,7 +11,7 @@ from collections import Counter
 from fnmatch import fnmatch
 
 import common
-from common import directives, exported, load, nbs, notebooks, root, text, where
+from common import directives, exported, is_shown, load, nbs, notebooks, root, text, where
 
 saved = root/".ci"/"counts.json"
 max_line = 100
@@ -132,11 +132,12 @@ def shown_code(cell):
     source = text(cell["source"])
     if cell["cell_type"] == "markdown":
         return [l for b in re.findall(r"^```.*?^```", source, re.M | re.S) for l in b.splitlines()]
-    return [] if directives(source).get("echo") == "false" else source.splitlines()
+    return source.splitlines() if is_shown(directives(source)) else []
 
 
 def printed(cell):
-    "The lines that a cell prints, or shows as Python writes them."
+    "The lines that a cell prints on its page, or shows as Python writes them."
+    if not is_shown(directives(text(cell["source"])), "output"): return
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         shown = output.get("text") or (data["text/plain"] if data.keys() == {"text/plain"} else "")
@@ -149,7 +150,6 @@ def wide_lines():
     for path in notebooks():
         name = path.relative_to(nbs).as_posix()
         for i, cell in enumerate(load(path)["cells"]):
-            if {"hide", "export", "exporti"} & directives(text(cell["source"])).keys(): continue
             for kind, lines in (("wide_source", shown_code(cell)), ("wide_output", printed(cell))):
                 found[kind] += [f"{where(name, i, cell)}, line {n}" for n in wide(lines)]
     return found

@@ -11,13 +11,12 @@ import os, re, subprocess, sys, tempfile
 from pathlib import Path
 
 import common
-from common import directives, exported, load, nbs, notebooks, page_name, picture_of
+from common import directives, is_shown, load, nbs, notebooks, page_name, picture_of
 from common import root, text, where
 
 source = nbs/"index.ipynb"
 target = root/"README.md"
 images = nbs/"images"/"index"
-hidden = exported | {"hide", "default_exp"}
 
 
 def no_directives(code):
@@ -70,7 +69,6 @@ def as_picture(found, options, i, pictures):
 
 def outputs(cell, options, i, pictures):
     "The outputs of a cell in Markdown; pictures are put into `pictures`."
-    if options.get("output") == "false": return
     for o in cell.get("outputs", []):
         data = o.get("data", {})
         if o["output_type"] == "stream":
@@ -95,11 +93,11 @@ def make():
             parts.append(relink(code.strip()))
         if cell["cell_type"] != "code": continue
         options = directives(code)
-        if hidden & options.keys() or options.get("include") == "false": continue
         code = no_directives(code)
-        if code and options.get("echo") != "false":
+        if code and is_shown(options):
             parts.append(fenced(code, "python"))
-        parts += outputs(cell, options, i, pictures)
+        if is_shown(options, "output"):
+            parts += outputs(cell, options, i, pictures)
     return "\n\n".join(p for p in parts if p) + "\n", pictures
 
 

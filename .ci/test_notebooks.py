@@ -20,12 +20,6 @@ def shown(outputs):
     return any(o["output_type"] in kinds or o.get("name") == "stdout" for o in outputs or [])
 
 
-def is_seen(d):
-    "Is the output of a cell with these directives on its page?"
-    if (common.exported | {"hide"}) & d.keys(): return False
-    return ["false"] not in (d.get("include:"), d.get("output:"))
-
-
 def one(path, flags, out):
     "Run one notebook in this process; write to `out` if it passed, how many cells ran, which lack output."
     import nbdev.test
@@ -41,7 +35,9 @@ def one(path, flags, out):
             cell.outputs = []
             super().cell(cell, *args, **kw)
             ran.append(cell.idx_)
-            if is_seen(cell.directives_) and shown(cell.outputs) and not shown(saved):
+            told = {k.rstrip(":"): " ".join(v) for k, v in cell.directives_.items()}
+            seen = common.is_shown(told, "output")
+            if seen and shown(cell.outputs) and not shown(saved):
                 unsaved.append(f"cell {cell.idx_} ({cell.get('id')})")
 
     nbdev.test.CaptureShell = Shell
