@@ -61,12 +61,12 @@ class Help:
         self.n = 1
 
     def due(self, done: int, total: int) -> bool: # steps
-        "Whether workers take part from here on."
+        "Whether workers are to take part from here on; then they know of it."
         if self.n == 1 or done == total: return False
         if not self.workers and not self.worth(done, total): return False
         if not self.workers:
             self.call()
-        return self.n > 1 and self.begins()
+        return self.n > 1
 
     def worth(self, done: int, total: int) -> bool:
         if self.crew.asked: return True
@@ -88,17 +88,6 @@ class Help:
         for w in self.workers:
             w.order(str(file))
 
-    def begins(self) -> bool:
-        "Whether all are ready, and no other thread of this process computes with its own."
-        if not one_group.acquire(blocking=False): return False
-        ready = False
-        try:
-            ready = self.ready()
-        finally:
-            if not ready:
-                one_group.release()
-        return ready
-
     def ready(self) -> bool:
         "Whether all are; those that were asked for by number are waited for."
         if not self.crew.asked and not all(w.pipe.poll() for w in self.workers): return False
@@ -118,7 +107,22 @@ class Help:
 # %% ../nbs/workers.ipynb #1e0d2141
 @patch
 @contextmanager
-def together(self: Help):
+def together(self: Help, done: int, total: int): # steps; yields a bool
+    """Whether workers take part in the block: not before they are ready, nor while another thread
+    of this process computes with its own."""
+    if self.due(done, total) and one_group.acquire(blocking=False):
+        try:
+            if self.ready():
+                with self.group():
+                    yield True
+                    return
+        finally:
+            one_group.release()
+    yield False
+
+@patch
+@contextmanager
+def group(self: Help):
     "Within the block this process is rank 0 of all. Raises `RunError` if a worker ends."
     file = str(self.folder/"store")
     store = meeting(file, self.n)
@@ -142,7 +146,6 @@ def together(self: Help):
         raise
     finally:
         self.workers = []
-        one_group.release()
 
 LOST = ("a worker process has ended ({}). The same command goes on from the last checkpoint; "
         "with --workers 1 (workers=1) there is only this process")
@@ -177,14 +180,13 @@ def each(f,           # function: job → answer, as in `share`; both can be pic
         yield from rest(f, jobs, 0)
         return
     help_ = Help(device, len(jobs), rest_of, f, jobs)
-    done = 0
     try:
-        while done < len(jobs) and not help_.due(done, len(jobs)):
-            yield f(jobs[done])
-            done += 1
-        if done < len(jobs):
-            with help_.together():
-                yield from rest(f, jobs, broadcast(done))
+        for done, job in enumerate(jobs):
+            with help_.together(done, len(jobs)) as several:
+                if several:
+                    yield from rest(f, jobs, broadcast(done))
+                    return
+            yield f(job)
     finally:
         help_.dismiss()
 

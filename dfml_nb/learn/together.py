@@ -85,10 +85,10 @@ class Together(Callback):
 
     def join(self, trainer, done: int): # steps
         self.done = done
-        if not self.help.due(done - self.first, trainer.steps - self.first): return
-        self.block = self.help.together()
-        self.block.__enter__()
-        broadcast(dict(trainer.state_dict(), step=done))
+        block = self.help.together(done - self.first, trainer.steps - self.first)
+        if block.__enter__():
+            self.block = block
+            broadcast(dict(trainer.state_dict(), step=done))
 
     def end(self, trainer):
         error = None if self.done == trainer.steps else sys.exc_info()[1] or RunError("stopped")
