@@ -7,7 +7,7 @@ __all__ = ['get_recipe', 'check_budget', 'exchanged', 'chosen_settings', 'budget
 
 # %% ../nbs/choices.ipynb #be8187e8
 from .parts import DRAW, LEARN, RECOVER, by_name, find_part
-from .core import of_python, require, whole_number
+from .core import require
 from .settings import names_of, override, value_of
 from .table import BUDGETS, RECIPES, Recipe, settings_for
 
@@ -19,13 +19,6 @@ def get_recipe(name: str) -> Recipe: # a name in `RECIPES`
 def check_budget(budget: str): # a name in `BUDGETS`
     "Raises `SettingsError` for an unknown budget."
     require(budget in BUDGETS, f"unknown budget {budget!r}: use one of {', '.join(BUDGETS)}")
-
-# %% ../nbs/choices.ipynb #5bea4f05
-def counts_of(seed, shot) -> tuple: # Python's numbers, whatever library they are from
-    "Raises `SettingsError` unless they are whole numbers."
-    seed = of_python(seed)
-    require(type(seed) is int, f"seed must be a whole number, not {seed!r}")
-    return seed, whole_number(shot, "shot")
 
 # %% ../nbs/choices.ipynb #bfa53512
 def exchanged(recipe: Recipe,

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import product
 from typing import Iterator
 
-from .core import DFMLError, SettingsError, require
+from .core import DFMLError, SettingsError, require, whole_seed
 from .experiments import find_experiments, reproduce, result_file
 from .records import mean_over_data
 from .worker import hired
@@ -100,7 +100,7 @@ def row_jobs(names,      # of experiments: 'all', a table, or TABLE/ROW; several
     found = {}
     for name in names:
         found.update((e.name, e) for e in find_experiments(name))
-    return list(product(found, seeds))
+    return list(product(found, map(whole_seed, seeds)))
 
 def run_row(job: tuple,     # (name of an experiment, seed)
             budget, out, results, workers, **how # as in `run_rows`

@@ -80,6 +80,13 @@ def whole_number(value,      # as somebody gave it
             f"{what} must be a whole number, at least {least}, not {value!r}", error)
     return n
 
+def whole_seed(value) -> int: # of Python
+    "Raises `SettingsError` unless it is a whole number that the row of a teacher can hold."
+    seed = of_python(value)
+    require(type(seed) is int and abs(seed) < 2**64,
+            f"seed must be a whole number of at most 64 bits, not {value!r}")
+    return seed
+
 # %% ../nbs/errors.ipynb #1a5e0002
 ASK_LESS = ("the memory does not suffice ({}). Free some, or ask for less at once: smaller images, "
             "fewer --workers, --device cpu")

@@ -15,7 +15,7 @@ from pathlib import Path
 from .adapt.adapt import HEADED
 from .adapt.testing import result, test_learner
 from .core import RunError, as_json, device_name, load_json, pick_device, require
-from .core import save_json, versions
+from .core import save_json, versions, whole_seed
 from .data import load_data
 from .pool.pool import Pool
 from .recipes import DataFreeMetaLearner, get_recipe
@@ -23,7 +23,7 @@ from .records import changed, recorded, result_file, run_folder, unlike
 from .rows import EXPERIMENTS, Experiment
 from .claims import claimed
 from .runs import RunFolder
-from .scenarios import SCENARIOS, find_scenario, make_pool
+from .scenarios import SCENARIOS, make_pool
 
 # %% ../nbs/experiments.ipynb #90c03c84
 def find_experiments(name: str # 'all', a table, or TABLE/ROW
@@ -62,7 +62,7 @@ def reproduce(e: Experiment,
     for each shot. Raises `DFMLError`."""
     require(isinstance(e, Experiment), f"a row is given as an Experiment, not as {e!r}: "
             "find_experiments(name) finds them")
-    find_scenario(e.scenario, budget)
+    seed = whole_seed(seed)
     if episodes is None:
         episodes = 3 if budget == "smoke" else 600
     require(episodes >= 1, f"{episodes} episodes: ask for at least one")

@@ -16,7 +16,7 @@ from .adapt.classifier import answering
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_model, check_support, coded
 from .core import (Clock, PoolError, RunError, at_home, learning, pick_device,
-                          require)
+                          require, whole_number, whole_seed)
 from .cores import computing
 from .fitting import (check_callbacks, check_own_place, check_told, learner_file,
                              shown, told_of, train)
@@ -32,7 +32,7 @@ from .worker import hired
 
 # %% ../nbs/recipes.ipynb #94c6ec1c
 from .choices import (arguments_of, budget_text, check_budget,
-                             chosen_settings, counts_of, exchanged, get_recipe)
+                             chosen_settings, exchanged, get_recipe)
 from .settings import override
 from .table import BUDGETS, RECIPES, Recipe, settings_for
 
@@ -52,7 +52,8 @@ class DataFreeMetaLearner:
                  adapt: str = None,            # another adaptation
                  draw: str = None,             # another way to draw teachers
                  **settings):                  # changes, e.g. outer_steps=50, five=dict(steps=10)
-        seed, shot = counts_of(seed, shot)
+        seed = whole_seed(seed)
+        shot = whole_number(shot, "shot")
         check_budget(budget)
         row = get_recipe(recipe)
         self.recipe = recipe

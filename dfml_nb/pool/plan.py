@@ -11,7 +11,7 @@ from dataclasses import asdict, fields, replace
 
 import numpy as np
 
-from ..core import DataError, PoolError, as_json, of_python, require
+from ..core import DataError, PoolError, as_json, require, whole_seed
 from ..nets import Classifier, build_classifier
 from .kinds import brief
 from .spec import ModelSpec, text
@@ -30,7 +30,7 @@ def plan_teacher(data: DataSet,
                  **overrides
                 ) -> ModelSpec:  # without results
     "The i-th teacher's row of `pool.json`."
-    seed = of_python(seed)
+    seed = whole_seed(seed)
     r = train_recipe(recipe, arch, **overrides)
     mirror = bool(getattr(data, "flip", True))   # a mirrored letter is another letter
     r = replace(r, flip=r.flip and mirror)
