@@ -6,7 +6,7 @@
 __all__ = ['check_pool', 'pool_table']
 
 # %% ../../nbs/pool/check.ipynb #0c61c4a5
-from ..core import PoolError, progress, require
+from ..core import PoolError, in_columns, progress, require
 from .load import load_model
 from .pool import Pool
 from .restore import check_answers, unsteady
@@ -39,14 +39,8 @@ def _looked_over(path, spec, factories): # (what is wrong, what is odd), or ''
 def pool_table(rows: list # of check_pool
               ) -> str:   # one line a row
     "The rows as text, for printing."
-    cells = [["model", "arch", "way", "domain", "held-out", ""], *map(_cells, rows)]
-    columns = list(zip(*cells))[:5]
-    wide = [max(map(len, c)) for c in columns]
-    lines = []
-    for row in cells:
-        padded = [v.ljust(w) for v, w in zip(row, wide)]
-        lines.append("  ".join([*padded, row[5]]).rstrip())
-    return "\n".join(lines)
+    head = ["model", "arch", "way", "domain", "held-out", ""]
+    return in_columns([head, *map(_cells, rows)])
 
 def _cells(row):
     shown = [_shown(row[k]) for k in ("name", "arch", "way", "domain", "accuracy")]

@@ -11,7 +11,7 @@ from operator import itemgetter
 import torch
 import torch.nn.functional as F
 
-from ..core import require, rng
+from ..core import in_columns, require, rng
 from ..nets import Classifier
 from .audit import audit
 from .distances import by_features, default_spaces
@@ -124,13 +124,8 @@ def _cells(r): # of one row
 def audit_table(rows: list # of audit_teacher or audit_pool
                ) -> str:
     "The shares as text, for printing."
-    lines = [["images of", "distance", "n", "share", "interval", "p", "ratio", "copies", "p"]]
-    lines += [_cells(r) for r in rows if "share" in r]
-    columns = []
-    for cells in zip(*lines):
-        wide = max(map(len, cells))
-        columns.append([c.ljust(wide) for c in cells])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns))
+    head = ["images of", "distance", "n", "share", "interval", "p", "ratio", "copies", "p"]
+    return in_columns([head, *(_cells(r) for r in rows if "share" in r)])
 
 def _control_says(rows): # a sentence, or nothing
     odd = [r["space"] for r in rows if r["name"] == "control" and r["low"] > .5]
