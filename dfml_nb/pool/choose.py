@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core import PoolError, require
 from ..listing import is_junk
+from .hub import is_table, table_of
 from .kinds import REPACK, brief
 
 # %% ../../nbs/pool/choose.ipynb #c345306b
@@ -34,9 +35,11 @@ def plain_name(file
     name = shown_name(file).removesuffix(".index.json")    # a table of shards
     return (ENDINGS.sub("", name) if ENDINGS.search(name) else Path(name).stem)[:150]
 
-def is_model(file: Path) -> bool: # by its name
+def is_model(file: Path) -> bool: # by its name; shards that lie beside their table are none
+    named = ENDINGS.search(file.name.removesuffix(".index.json"))
+    part = os.path.isfile(table_of(file) or "")
     hidden = file.name.startswith(".")
-    return bool(ENDINGS.search(file.name)) and not hidden and not BESIDE.match(file.name)
+    return bool(named) and not part and not hidden and not BESIDE.match(file.name)
 
 # %% ../../nbs/pool/choose.ipynb #91654a73
 def leads_out(file, folder) -> bool:
@@ -86,7 +89,7 @@ def model_files(folder,         # where to look
         names = _runs(folder)
         for run in sorted({f.parent for f in names}):
             left += [f for f in _files(run) if f not in names]
-    check_links(names, folder)
+    check_links([*names, *left] if any(map(is_table, names)) else names, folder)
     require(names or folder not in pools, f"{folder} is a pool already: use it as it is, or import "
             "a file of it by its own name", PoolError)
     require(names, f"{folder} holds no model files (.pt, .pth, .pth.tar, .th, .ckpt, .bin, "

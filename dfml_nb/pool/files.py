@@ -69,16 +69,21 @@ def read_file(file,
         return read_safetensors(file, FRESH_FILE, most)
     return read_pt(file, most)
 
-# %% ../../nbs/pool/files.ipynb #26a35f04
-def read_weights(file,    # .safetensors, .pt, .pth, or of any other name
-                 most: int = LARGEST # bytes that are read
-                ) -> dict: # dotted name → tensor, as saved
-    "Somebody's weights, read safely. Raises `PoolError`."
-    name = Path(file).name
-    obj = read_file(file, most)
+# %% ../../nbs/pool/files.ipynb #1809af54
+def weights_in(obj,      # of `read_file`
+               name: str # of the file
+              ) -> dict: # dotted name → tensor, as saved
+    "Somebody's weights. Raises `PoolError` if there are none, or no plain ones."
     state = tensors_of(obj)
     other = other_kind(obj, name, ["quantised"] if state else KINDS)
     require(not other, other, PoolError)
     problem = f"{brief(name)} holds no weights (a table of names and tensors): {RESAVE}"
     require(state, problem, PoolError)
     return state
+
+# %% ../../nbs/pool/files.ipynb #26a35f04
+def read_weights(file,    # .safetensors, .pt, .pth, or of any other name
+                 most: int = LARGEST # bytes that are read
+                ) -> dict: # dotted name → tensor, as saved
+    "Somebody's weights, read safely. Raises `PoolError`."
+    return weights_in(read_file(file, most), Path(file).name)

@@ -18,7 +18,7 @@ from .add import add_models, describe
 from ..listing import say as say_note
 from .choose import model_files
 from .foreign import check_arch, read_foreign
-from .hub import WHOLE, is_table
+from .hub import WHOLE, table_of
 from .kinds import brief
 from .numbers import checksum
 from .pool import Pool
@@ -39,7 +39,7 @@ def _arguments(names, folder, arch, details, kw):
 
 def _say_left(left):
     "What was left lying."
-    left = [f for f in left if not is_table(f)]    # of shards, which say where to go on
+    left = [f for f in left if not table_of(f)]    # shards are in the model of their table
     if left:
         some = ", ".join(brief(f.name, 40) for f in left[:5])
         more = ", …" if len(left) > 5 else ""
@@ -79,7 +79,8 @@ def _checked(args, taken, factories, quiet):
             bad.append(_placed(file, args) + str(e))
             continue
         twin = seen.setdefault(checksum(model.net.state_dict()), file)
-        again = file.parent == twin.parent and {file.name, twin.name} == set(WHOLE)
+        forms = {f.name.removesuffix(".index.json") for f in (file, twin)}
+        again = file.parent == twin.parent and forms == set(WHOLE)
         if twin is not file:
             say(f"{file.name} holds the same weights as {twin.name}" + ": left out" * again)
         if again: continue

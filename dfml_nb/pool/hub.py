@@ -89,17 +89,22 @@ def joined(index: Path, room) -> dict: # name → tensor
 
 SHARD = re.compile(r"-\d{5}-of-0*(\d+)(?=\.)")
 
+def table_of(file: Path) -> Path: # None: it is whole, as its name says
+    "Where the table of a shard lies, or would lie."
+    part = SHARD.search(file.name)
+    if part and int(part[1]) > 1:
+        return file.with_name(f"{SHARD.sub('', file.name)}.index.json")
+
 def weights_of(file: Path,
                room=LARGEST # bytes that one of its files may take
               ) -> dict:    # name → tensor
     "The weights of one file, or of the shards that a table names. Raises `PoolError`."
     if is_table(file):
         return joined(file, room)
-    part = SHARD.search(file.name)
-    index = file.with_name(f"{SHARD.sub('', file.name)}.index.json")
-    fetch = "" if isfile(index) else ", once that and all parts lie in one folder"
-    require(not part or int(part[1]) < 2, f"{brief(file.name)} is one of {part and part[1]} parts "
-            f"(shards) of a model: import {brief(index)}{fetch}", PoolError)
+    index = table_of(file)
+    fetch = "" if index and isfile(index) else ", once that and all parts lie in one folder"
+    require(not index, f"{brief(file.name)} is one of several parts (shards) of a model: import "
+            f"{brief(index)}{fetch}", PoolError)
     return read_weights(file, room)
 
 # %% ../../nbs/pool/hub.ipynb #0a44000b

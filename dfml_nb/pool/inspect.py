@@ -15,7 +15,7 @@ import torch
 
 from ..core import PoolError, at_home
 from ..nets import ARCHS
-from .files import LARGEST, brief, read_file, read_weights, tensors_of
+from .files import LARGEST, brief, read_file, tensors_of, weights_in
 from .hub import is_table, joined
 from .names import folded, tree
 from .nests import fits
@@ -116,10 +116,11 @@ def _candidates(state, n_classes, channels, width):
         yield ModelSpec("?", arch, n_classes, channels, size, **stats)
 
 # %% ../../nbs/pool/inspect.ipynb #400371b8
-def fitting(state: dict # dotted name → tensor, as read from a file
-           ) -> list:   # of (ModelSpec, Fit)
+def fitting(state: dict,       # dotted name → tensor, as read from a file
+            plain: dict = None # its main_copy, of a caller who has it
+           ) -> list:          # of (ModelSpec, Fit)
     "The architectures, of the library and of torchvision, whose weights these are."
-    plain = main_copy(state)
+    plain = plain or main_copy(state)
     head, first = guess_sizes(plain)
     if head is None or first is None:
         return []
@@ -224,18 +225,19 @@ def inspect_file(file,       # of weights
     "What a file of weights holds, what fits it, what to type. Raises `PoolError`."
     file = at_home(file)
     table = is_table(file)
-    state = joined(file, LARGEST) if table else read_weights(file)
+    held = {} if table else read_file(file)
+    state = joined(file, LARGEST) if table else weights_in(held, file.name)
     plain = main_copy(state)
     head, first = guess_sizes(plain)
     kinds = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in plain.values()}))
     numbers = sum(v.numel() for v in state.values())
     lines = [f"{brief(file.name)}: {len(state)} tensors, {numbers / 1e6:.2f} million numbers "
              f"({kinds})", *(f"weights: {line}" for line in _nests(state)), *_layers(plain, every)]
-    others = [] if table else _others(read_file(file))
+    others = _others(held)
     lines += [f"beside them: {', '.join(others)}"] if others else []
     for name, at, of in ((first, 1, "channels"), (head, 0, "classes")):
         if name:
             v = plain[name]
             lines.append(f"{of}: {v.shape[at]}, by {brief(name, 80)} {tuple(v.shape)}")
-    found = fitting(state)
+    found = fitting(state, plain)
     return "\n".join([*lines, *advice(file, [spec for spec, _ in found])])

@@ -8,7 +8,7 @@ __all__ = ['survey', 'inspect_folder']
 # %% ../../nbs/pool/survey.ipynb #5e0a7b04
 from itertools import chain
 
-from ..core import PoolError, at_home
+from ..core import PoolError, at_home, in_columns, progress
 from .choose import model_files
 from .hub import weights_of
 from .inspect import advice, fitting, guess_sizes, main_copy, named
@@ -16,14 +16,16 @@ from .kinds import brief
 
 # %% ../../nbs/pool/survey.ipynb #5e0a7b08
 def survey(folder,         # holds files of weights, or run folders with one each
-           recursive=False # take all files of all folders below
+           recursive=False, # take all files of all folders below
+           quiet=False     # no progress bar (it shows only after two seconds)
           ) -> list:       # of dicts, one a file
     """Of each model file: its path (file), millions of numbers, classes, channels and the
     descriptions that fit (fits), or why it cannot be read (bad). Raises `PoolError` if there are
     none."""
     names, _ = model_files(at_home(folder), recursive)
     known = {}
-    return [dict(file=file, **_held(file, known)) for file in names]
+    files = progress(list(names), "reading", quiet=quiet, delay=2, leave=False)
+    return [dict(file=file, **_held(file, known)) for file in files]
 
 def _held(file, known):
     "`known`: kind of file → what it holds; gets new ones."
@@ -42,7 +44,7 @@ def _about(state):
     return dict(millions=sum(v.numel() for v in state.values()) / 1e6,
                 classes=plain[head].shape[0] if head else None,
                 channels=plain[first].shape[1] if first else None,
-                fits=[spec for spec, _ in fitting(state)])
+                fits=[spec for spec, _ in fitting(state, plain)])
 
 # %% ../../nbs/pool/survey.ipynb #5e0a7b0b
 SKIPS = "--skip-bad leaves out the files that do not fit a line, and names them"
@@ -60,19 +62,18 @@ def _table(rows, folder):
         sizes = [str(r[k] or "?") for k in ("classes", "channels")]
         fits = ", ".join(map(named, r["fits"])) or "none found"
         cells.append([name, f"{r['millions']:.2f}", *sizes, fits])
-    wide = [max(map(len, column)) for column in list(zip(*cells))[:4]]
-    return ["  ".join([*map(str.ljust, row, wide), row[4]]) for row in cells]
+    return in_columns(cells)
 
 # %% ../../nbs/pool/survey.ipynb #5e0a7b0c
 def inspect_folder(folder,         # as in survey
-                   recursive=False # likewise
+                   recursive=False, quiet=False # likewise
                   ) -> str:        # a table, and what to type
     "What the model files of a folder hold, what fits them, what to type. Raises `PoolError`."
     folder = at_home(folder)
-    rows = survey(folder, recursive)
-    lines = _table(rows, folder)
+    rows = survey(folder, recursive, quiet)
+    lines = [_table(rows, folder)]
     if all("bad" in r for r in rows):
-        return "\n".join(lines)
+        return lines[0]
     found = list(chain.from_iterable(r.get("fits", ()) for r in rows))
     specs = []
     for spec in found:
