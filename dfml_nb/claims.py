@@ -126,13 +126,15 @@ _held = threading.local() # .folders: those that this thread has claimed
 
 @contextlib.contextmanager
 def claimed(folder): # a folder, perhaps not there yet
-    "One thread at a time, of all processes. It may claim what it holds. Raises `RunError`."
+    """One thread at a time, of all processes; it may claim what it holds. What killed processes
+    left there is swept. Raises `RunError`."""
     path = Path(os.path.realpath(folder))   # also of a link that leads to itself
     held = _held.__dict__.setdefault("folders", set())
     if path in held:
         yield
         return
     with _locked(path, folder):
+        sweep(path)
         held.add(path)
         try:
             yield

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../nbs/pool_commands.ipynb #a5200004
-import contextlib
 from os.path import isdir
 from typing import Annotated, Literal
 
@@ -32,19 +31,6 @@ def pool_budget(budget: str,  # a name
     if models is not None:
         chosen["n_models"] = models
     return chosen
-
-# %% ../nbs/pool_commands.ipynb #a520000d
-@contextlib.contextmanager
-def pool_folder(out: str):
-    "Within the block a folder is this run's alone; at the end it is swept."
-    from dfml_nb.ranks import rank
-    from dfml_nb.claims import claimed, sweep
-    if rank() > 0:           # the first one sees to it
-        yield
-        return
-    with claimed(out):
-        yield
-        sweep(out)
 
 # %% ../nbs/pool_commands.ipynb #a5200010
 def accuracies(pool) -> str:
@@ -80,8 +66,7 @@ def pretrain(*,
     images = load_data(data, root, size=size, channels=channels, quiet=quiet)
     chosen.update(way=way, arch=arch, factories=read_factories(factory and [factory], [arch]))
     chosen.update(seed=seed, device=device, workers=workers, quiet=quiet)
-    with pool_folder(out):
-        pool = pretrain_pool(images, out, **chosen)
+    pool = pretrain_pool(images, out, **chosen)
     print(f"{len(pool)} teachers in {out}: held-out accuracy {accuracies(pool)}")
     return pool
 
@@ -89,7 +74,8 @@ def pretrain(*,
 def inspect(file: str,         # a .pt, .pth, .safetensors … file, or a folder of them, or of runs
             *,
             all_: bool = False,     # name every tensor of a file
-            recursive: bool = False # all files of all folders below
+            recursive: bool = False, # all files of all folders below
+            quiet: Quiet = False
            ) -> str:           # what was printed
     "Say what a file of weights, or each of a folder, holds, what fits, and how to import it."
     from dfml_nb.core import at_home, require
@@ -97,7 +83,7 @@ def inspect(file: str,         # a .pt, .pth, .safetensors … file, or a folder
     from dfml_nb.pool.survey import inspect_folder
     if isdir(at_home(file)):
         require(not all_, "--all names the tensors of one file: type the name of that file")
-        said = inspect_folder(file, recursive)
+        said = inspect_folder(file, recursive, quiet)
     else:
         said = inspect_file(file, all_)
     print(said)
@@ -149,12 +135,12 @@ def put_files(out: str, files: str, arch: str, factory: str, name: str, # as abo
               about: dict # the model of one file, or all of a folder
              ):           # the pool
     "Import one file, or all of a folder."
-    from dfml_nb.core import require
+    from dfml_nb.core import at_home, require
     from dfml_nb.pool.imports import import_folder, import_model
     from dfml_nb.pool.pool import Pool
     factories = read_factories(factory and [factory], [arch]) or {}
     about = dict(about, factory=factories.get(arch))
-    if isdir(files) and not arch.startswith("hf:"):
+    if isdir(at_home(files)) and not arch.startswith("hf:"):
         require(not name, "--name is for one file: a folder's models have the names of its files")
         import_folder(out, files, arch, **how, **about)
     else:

@@ -14,7 +14,7 @@ from .kinds import brief
 from .restore import restore, unsteady
 from .spec import ModelSpec, check_spec, unboxed
 from ..adopt import unmoved
-from ..claims import claimed, sweep
+from ..claims import claimed
 from ..listing import say
 from ..own import real_looking
 
@@ -68,7 +68,6 @@ def add_models(path,              # the pool's folder; made if it is not there
     "Add many models to a pool. Raises `PoolError` as `add_model` does; what came before is kept."
     path = at_home(path)
     with claimed(path):
-        sweep(path)
         growing = Growing(path, every, order)
         try:
             for item in items:
