@@ -21,7 +21,6 @@ from .episodes import Episode, episodes
 from .pictures import GLYPHS, show_images
 from .pool.pretrain import pretrain_pool
 from .recipes import DataFreeMetaLearner
-from .claims import claimed
 
 # %% ../nbs/demo.ipynb #de300007
 DEMO = dict(  # recipe → what it is called here, adaptation, colour
@@ -40,8 +39,7 @@ def demo_pool(images, out: Path, chosen: dict, **how):
     "Teachers; afterwards the images that they saw are not looked at again."
     n = len(images.train.classes)
     say(f"1. A pool: {chosen['n_models']} teachers, each trained on 5 of {n} characters.")
-    with claimed(out/"pool"):
-        pool = pretrain_pool(images, out/"pool", way=5, **how, **chosen)
+    pool = pretrain_pool(images, out/"pool", way=5, **how, **chosen)
     known = set().union(*(pool.class_keys(j) for j in range(len(pool))))
     percent = [100 * s.accuracy for s in pool.specs]
     say(f"   They know {len(known)} characters between them, and name "

@@ -14,7 +14,7 @@ from .data import load_data
 from .parts import by_name
 from .pool.pool import Pool, merge_pools
 from .pool.pretrain import pretrain_pool
-from .claims import claimed, sweep
+from .claims import claimed
 
 # %% ../nbs/scenarios.ipynb #34eee376
 @dataclass(frozen=True)
@@ -152,7 +152,6 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
     # what is missing is missed before hours of training
     data = [load_data(p.pop("data"), root, quiet=quiet) for p in parts]
     with claimed(where):
-        sweep(where)
         made = []
         for i, (d, p) in enumerate(zip(data, parts)):
             place = where/f"part{i}" if len(parts) > 1 else where
