@@ -61,11 +61,13 @@ Names = Annotated[list[str], "what the outputs mean, in order, separated by comm
 # %% ../nbs/options.ipynb #c9146cbf
 def unnumbered(names: list # words, perhaps each with its number in front, as in 0,cat or 0: cat
               ) -> list:
-    "The words alone, in the order of the numbers, if these are 0, 1, 2, …"
+    "The words alone, in the order of the numbers, if these are 0, 1, 2, … and no word comes twice."
     found = [re.fullmatch(r"(\d+)[\s,:;]+(\S.*)", name) for name in names]
     if not all(found): return names
     words = {int(m[1]): m[2] for m in found}
-    return [words[i] for i in range(len(names))] if set(words) == set(range(len(names))) else names
+    every = set(range(len(names)))
+    clear = set(words) == every and len(set(words.values())) == len(names)
+    return [words[i] for i in sorted(every)] if clear else names
 
 def read_names(names: list # words, or one file with a word a line, or in JSON; or None
               ) -> list:
