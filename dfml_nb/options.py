@@ -65,9 +65,8 @@ def unnumbered(names: list # words, perhaps each with its number in front, as in
     found = [re.fullmatch(r"(\d+)[\s,:;]+(\S.*)", name) for name in names]
     if not all(found): return names
     words = {int(m[1]): m[2] for m in found}
-    every = set(range(len(names)))
-    clear = set(words) == every and len(set(words.values())) == len(names)
-    return [words[i] for i in sorted(every)] if clear else names
+    clear = sorted(words) == [*range(len(names))] and len(set(words.values())) == len(names)
+    return [words[i] for i in sorted(words)] if clear else names
 
 def read_names(names: list # words, or one file with a word a line, or in JSON; or None
               ) -> list:

@@ -86,12 +86,11 @@ def _several(fit):
     return (f"  More than one of its layers may be the last one ({named}): bring the network with "
             "--factory (factory=), and let its forward return the logits that you mean")
 
-def _other_head(fit):
+def _other_head(fit, shapes): # of `_other_shapes`
     "A line on a file whose last layer alone is another one."
     head = head_path(fit.want)
     in_head = bool(fit.missing) and all(k.startswith(f"{head}.") for k in fit.missing)
     if not in_head or other_count(fit): return ""
-    shapes = _other_shapes(fit, _namesakes(fit))
     if shapes: return _other_width(fit, f"{head}.weight", shapes)
     one_layer = len({k.rpartition(".")[0] for k in fit.extra}) == 1
     built = "  Its last layer is built otherwise: bring the network with --factory (factory=)"
@@ -128,7 +127,8 @@ def report(fit: Fit) -> str: # several lines
     lines = (_line("only in the file", len(extra), in_file),
              _line("only in the network", len(missing), in_network),
              _line("wrong in shape", len(other), shapes))
-    return "\n".join(filter(None, (*lines, _origin(fit) or _several(fit) or _other_head(fit))))
+    guess = _origin(fit) or _several(fit) or _other_head(fit, other)
+    return "\n".join(filter(None, (*lines, guess)))
 
 def _line(title, count, names):
     more = f"; and {count - MOST} more" if count > MOST else ""

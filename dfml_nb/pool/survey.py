@@ -15,10 +15,10 @@ from .inspect import advice, fitting, guess_sizes, main_copy, named
 from .kinds import brief
 
 # %% ../../nbs/pool/survey.ipynb #5e0a7b08
-def survey(folder,         # holds files of weights, or run folders with one each
+def survey(folder,          # holds files of weights, or run folders with one each
            recursive=False, # take all files of all folders below
-           quiet=False     # no progress bar (it shows only after two seconds)
-          ) -> list:       # of dicts, one a file
+           quiet=False      # no progress bar (it shows only after two seconds)
+          ) -> list:        # of dicts, one a file
     """Of each model file: its path (file), millions of numbers, classes, channels and the
     descriptions that fit (fits), or why it cannot be read (bad). Raises `PoolError` if there are
     none."""
