@@ -2,12 +2,14 @@
 
     python .ci/test_notebooks.py [--jobs 2] [--timeout 600] [--flags "slow cuda"] [NOTEBOOK or FOLDER ...]
 
+The processes are forks of this one, which has imported the large packages, but nothing of the project: to import
+them for each of some 230 notebooks would take a quarter of all the work.
+
 Cells are chosen as nbdev_test chooses them: not those with `#| eval: false`, nor those with a flag of `tst_flags`
 that is not named by --flags. A notebook fails if a cell raises, if it takes too long, or if a cell shows something
 now but has nothing saved. The last line is `N passed, N failed`.
 """
-import argparse, json, os, subprocess, sys, tempfile, textwrap, time
-from concurrent.futures import ThreadPoolExecutor
+import argparse, json, os, signal, sys, tempfile, textwrap, time, traceback
 from pathlib import Path
 
 import common
@@ -46,32 +48,48 @@ def one(path, flags, out):
     Path(out).write_text(json.dumps(dict(passed=bool(passed), cells=len(ran), unsaved=unsaved)))
 
 
-def test(path, flags, timeout):
-    """Run one notebook in a new process; a dictionary with `status` (passed, failed, skipped), `seconds`, `cells`
-    and `message`."""
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="dfml_nb_") as tmp:
-        out = Path(tmp)/"out.json"
-        command = [sys.executable, __file__, "--one", str(path), "--flags", flags, "--out", out]
-        try:
-            p = subprocess.run(command, cwd=common.nbs, capture_output=True, text=True,
-                               errors="replace", stdin=subprocess.DEVNULL, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            said = f"not done after {timeout} s"
-            return dict(status="failed", seconds=timeout, cells=0, message=said)
-        res = dict(passed=False, cells=0, unsaved=[])
-        if out.exists():
-            res = json.loads(out.read_text())
-    res.update(seconds=time.monotonic() - start, message="", status="passed")
-    if p.returncode or not res["passed"]:
-        said = f"{p.stdout[-2000:]}{p.stderr[-6000:]}\nexit code {p.returncode}"
-        res.update(status="failed", message=said)
-    elif res["unsaved"]:
-        said = "shows something, but nothing is saved: " + ", ".join(res["unsaved"])
-        res.update(status="failed", message=said)
-    elif not res["cells"]:
-        res.update(status="skipped", message="no cell to run")
-    return res
+def start(path, flags, tmp):
+    """Run one notebook in a fork of this process; the number of the new one, which leads a group of its own, and
+    writes what it says, and what came of it, into the folder `tmp`."""
+    sys.stdout.flush()
+    if pid := os.fork(): return pid
+    status = 1
+    try:
+        os.setsid()
+        os.chdir(common.nbs)
+        nothing, said = os.open(os.devnull, os.O_RDONLY), os.open(tmp/"said.txt", os.O_WRONLY | os.O_CREAT)
+        for old, new in (nothing, 0), (said, 1), (said, 2): os.dup2(old, new)
+        one(path, flags, tmp/"out.json")
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def exit_code(pid, late):
+    "The exit code of a process that has ended, None if it still runs; one that is late is killed, with its group."
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done: return os.waitstatus_to_exitcode(status)
+    if not late: return None
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "none: it took too long"
+
+
+def judged(tmp, code):
+    "What came of a notebook: passed, failed or skipped; a message; and how many cells ran."
+    out = tmp/"out.json"
+    res = json.loads(out.read_text()) if out.exists() else dict(passed=False, cells=0, unsaved=[])
+    if code or not res["passed"]:
+        said = (tmp/"said.txt").read_text(errors="replace")
+        return "failed", f"{said[-8000:]}\nexit code {code}", res["cells"]
+    if res["unsaved"]:
+        return "failed", "shows something, but nothing is saved: " + ", ".join(res["unsaved"]), res["cells"]
+    if not res["cells"]: return "skipped", "no cell to run", 0
+    return "passed", "", res["cells"]
 
 
 def chosen(paths):
@@ -84,14 +102,34 @@ def chosen(paths):
 
 def run_all(paths, a, count):
     "Run notebooks, several at a time; say of each how it went."
-    with ThreadPoolExecutor(a.jobs) as pool:
-        results = pool.map(lambda p: test(p, a.flags, a.timeout), paths)
-        for path, r in zip(paths, results):
-            count[r["status"]] += 1
-            name = os.path.relpath(path, root)
-            print(f"{r['status']} {name}: {r['cells']} cells, {r['seconds']:.1f} s", flush=True)
-            if r["message"]:
-                print(textwrap.indent(r["message"].strip(), "    "), flush=True)
+    import matplotlib.pyplot, nbdev.test, torch, torchvision   # once, for all forks
+    waiting, running = list(paths), {}
+    while waiting or running:
+        while waiting and len(running) < a.jobs:
+            tmp = tempfile.TemporaryDirectory(prefix="dfml_nb_")
+            path = waiting.pop(0)
+            running[start(path, a.flags, Path(tmp.name))] = path, tmp, time.monotonic()
+        time.sleep(.02)
+        for pid, (path, tmp, since) in list(running.items()):
+            seconds = time.monotonic() - since
+            code = exit_code(pid, late=seconds > a.timeout)
+            if code is None: continue
+            status, message, cells = judged(Path(tmp.name), code)
+            tmp.cleanup()
+            del running[pid]
+            count[status] += 1
+            print(f"{status} {os.path.relpath(path, root)}: {cells} cells, {seconds:.1f} s", flush=True)
+            if message: print(textwrap.indent(message.strip(), "    "), flush=True)
+
+
+def beside(file, count):
+    "Wait for work that runs beside the notebooks, and show the file that it writes; the last line is its exit status."
+    while not file.exists(): time.sleep(1)
+    *said, status = file.read_text(errors="replace").splitlines()
+    print("\n".join(said))
+    if status != "0":
+        print(f"failed: {file.stem}, exit status {status}")
+        count["failed"] += 1
 
 
 def arguments():
@@ -100,15 +138,13 @@ def arguments():
     p.add_argument("--jobs", type=int, default=2)
     p.add_argument("--timeout", type=float, default=600)
     p.add_argument("--flags", default="")
-    p.add_argument("--one")
-    p.add_argument("--out")
+    p.add_argument("--beside", type=Path)   # a file that other work writes when it is done
     p.add_argument("--checks-failed", type=int, default=0)   # other checks that failed; they count
     return p.parse_args()
 
 
 def main():
     a = arguments()
-    if a.one: return one(Path(a.one), a.flags, a.out)
     before = common.digests()
     count = dict(passed=0, failed=0, skipped=0)
     run_all(chosen(a.paths), a, count)
@@ -117,6 +153,7 @@ def main():
     if touched:
         print("failed: the notebooks wrote into the project: " + ", ".join(touched))
         count["failed"] += 1
+    if a.beside: beside(a.beside, count)
     if a.checks_failed:
         print(f"failed: {a.checks_failed} of the checks before the notebooks")
         count["failed"] += a.checks_failed
