@@ -8,7 +8,10 @@ __all__ = ['BEFORE', 'ROWS', 'PURER_BEFORE', 'EARLIER', 'TABLES', 'SMALL', 'LARG
            'DISTILL_PARTS', 'EXPERIMENTS', 'Experiment']
 
 # %% ../nbs/rows.ipynb #9109ebe5
+from dataclasses import replace
+
 from .one_row import Experiment
+from .recipes import get_recipe
 
 _all_ = ["Experiment"]   # part of this module, too
 
@@ -266,9 +269,15 @@ def image_rows(): # yields experiments
     yield row("student_more", "pool_distill", None, {"classes": 0, "pixels.per_class": 150})
 
 # %% ../nbs/rows.ipynb #bcc7d634
+def in_one_piece(e: Experiment) -> Experiment:
+    "A row whose student learns from whole batches, as all of them were measured."
+    if "match" not in e.parts.get("learn", get_recipe(e.recipe).learn): return e
+    return replace(e, settings={"match.shares": 1, **e.settings})
+
+# %% ../nbs/rows.ipynb #bcc7d635
 EXPERIMENTS = {}
 for table, scenario in TABLES.items():
-    EXPERIMENTS.update({e.name: e for e in main_rows(table, scenario)})
+    EXPERIMENTS.update({e.name: in_one_piece(e) for e in main_rows(table, scenario)})
 for rows in (earlier_rows, ablation_rows, distill_rows, frozen_rows,
              image_rows):
-    EXPERIMENTS.update({e.name: e for e in rows()})
+    EXPERIMENTS.update({e.name: in_one_piece(e) for e in rows()})

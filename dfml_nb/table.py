@@ -130,11 +130,11 @@ RECIPES = dict(
     pool_distill=Recipe(
         "one network that answers like the whole pool; this project's own",
         recover="pixels", learn=["match"], adapt="ridge", draw="all_once",
-        settings={"memory": 0, "student": "none"}),
+        settings={"memory": 0, "student": "none", "match.shares": 2}),
     pool_r2d2=Recipe(
         "pool_distill, then episodes with ridge regression in the loop; this project's own",
         recover="pixels", learn=["match", "r2d2"], adapt="ridge", draw="all_once",
-        settings={"memory": 0, "student": "none"}),
+        settings={"memory": 0, "student": "none", "match.shares": 2}),
     tgr=Recipe(
         "TGR: groups of unlike teachers, implicit gradient regularisation",
         recover="generator", learn=["igr", "replay"], draw="groups",
@@ -191,7 +191,7 @@ RECIPES = dict(
     distill_oracle=Recipe(
         "pool_distill on the real images, unlabelled: an upper reference, NOT data-free",
         recover="real", learn=["match"], adapt="ridge", draw="none",
-        settings={"outer_steps": 0}))
+        settings={"outer_steps": 0, "match.shares": 2}))
 
 # %% ../nbs/table.ipynb #90a67d60
 RELEASED = {"five.terms.kl": "released", "bell.kl": "released",

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from fastcore.basics import patch
 
-from ..core import fork_seed, require, rng
+from ..core import require, rng
 from .answers import as_embedding
 from .mixed_views import ViewSettings
 from .pool_centroid import whitening
@@ -20,7 +20,7 @@ from .questions import Asking
 from .student import new_student, student_steps
 from ..nets import Classifier
 from ..parts import LEARN, Bound, Count, NotNegative, Positive, Settings, Share, Whole, part
-from ..ranks import by_rank_0
+from ..ranks import by_rank_0, take_over
 from ..recover.inversion import check_terms
 from ..recover.painter import Precision, wants_bfloat16
 from ..splits import to_float
@@ -36,6 +36,9 @@ class MatchSettings(Settings):
     views: Count = 100_000     # that the pool is asked about
     steps: Count = 10_000      # of the student
     batch: Annotated[int, Bound(least=2)] = 128 # views of one step
+    # equal shares of a batch, each with batch statistics of its own: as
+    # many processes can learn at once
+    shares: Count = 1
     lr: Positive = 5e-3        # Adam of the student, at its highest
     square: NotNegative = 1.   # weights of the loss terms, see match_terms
     cosine: NotNegative = 1.
@@ -62,6 +65,9 @@ class MatchSettings(Settings):
         require(self.square or self.cosine or self.relations,
                 "there is nothing to match: square, cosine or relations must "
                 "be above 0")
+        require(self.batch % self.shares == 0 and self.batch > self.shares,
+                f"match.batch ({self.batch}) must be a multiple of match.shares "
+                f"({self.shares}), at least twice as much")
 
 # %% ../../nbs/learn/match.ipynb #ae46ee9b
 @part(LEARN, "match")
@@ -103,15 +109,18 @@ def study(self: Match,
           i: int,     # number of the step of the run
           k: int      # which chunk of the student's steps
          ) -> dict:   # what to log
-    "Some steps of the student, one after another: one rank does them for all."
+    "Some steps of the student, one after another: in shares by all ranks, or whole by one for all."
     seed = self.given.seed
     views, wanted = self.targets()
     steps = range(k * self.chunk, min((k + 1) * self.chunk, self.s.steps))
     def teach():
-        with fork_seed(seed, "dropout", k):
-            return student_steps(self.student, self.opt, views, wanted, self.s, steps,
-                                 rng(seed, "learn", k), self.half)
-    terms = by_rank_0(teach, self.student, self.opt)
+        return student_steps(self.student, self.opt, views, wanted, self.s, steps,
+                             rng(seed, "learn", k), self.half, seed)
+    if self.s.shares == 1:
+        terms = by_rank_0(teach, self.student, self.opt)
+    else:
+        terms = teach()
+        take_over(self.student, self.given.device)
     check_terms(terms, i, self.given.places)
     return dict(distill=sum(terms.values()), **terms)
 

@@ -9,10 +9,13 @@ __all__ = ['new_student', 'student_step', 'student_steps']
 import math
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import dfml_nb.ensemble      # registers the architecture "embedding"
+from ..core import fork_seed
 from .answers import match_terms
 from ..nets import Classifier, build_classifier
+from ..ranks import share
 from ..recover.painter import multiplying
 from ..splits import to_float
 
@@ -41,25 +44,64 @@ def one_cycle(t: int,          # number of the step
     return lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2
 
 # %% ../../nbs/learn/student.ipynb #accc0b5c
+def batch_share(student: Classifier, # in training mode; its running statistics move
+                x, z,                # as in student_step, of this share
+                s,                   # as in student_step
+                half: bool           # as in student_step
+               ) -> tuple:           # names of the terms; what came of it, in a row
+    "The gradients of a share of a batch, its terms, and the running statistics after it."
+    device = student.mean.device
+    student.zero_grad()
+    with multiplying(device, half):
+        out = student.features(to_float(x.to(device)))
+    terms = match_terms(out.float(), z.to(device).float(), s.square, s.cosine, s.relations)
+    sum(terms.values()).backward()
+    found = [*gradients(student), *running(student), torch.stack(list(terms.values()))]
+    return list(terms), torch.cat([v.detach().flatten() for v in found])
+
+def gradients(student: Classifier) -> list:
+    "Of all weights that are learned; zeros where there are none yet."
+    weights = [p for p in student.parameters() if p.requires_grad]
+    for p in weights:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    return [p.grad for p in weights]
+
+def running(student: Classifier) -> list:
+    "What batch norm keeps of its batches."
+    norms = [m for m in student.modules() if isinstance(m, _BatchNorm)]
+    return [b for m in norms for b in m.buffers()]
+
+# %% ../../nbs/learn/student.ipynb #accc0b5f
 def student_step(student: Classifier, # moved
                  opt,                 # its optimiser
                  x,                   # views (B, C, H, W), bytes
                  z,                   # wanted answers (B, outputs)
-                 s,                   # settings with square, cosine, relations, lr, steps
+                 s,                   # settings with square, cosine, relations, lr, steps, shares
                  t: int,              # number of the step, of `s.steps`
-                 half: bool = False   # its products in bfloat16
+                 half: bool = False,  # its products in bfloat16
+                 seed=0               # of what dropout drops
                 ) -> dict:            # name of a term → scalar
-    "One step of the student on a batch."
-    device = student.mean.device
+    """One step of the student on a batch, taken by all ranks together. Of several shares, each has
+    batch statistics of its own (ghost batch norm, arXiv 1705.08741)."""
     for group in opt.param_groups:
         group["lr"] = one_cycle(t, s.steps, s.lr)
-    with multiplying(device, half):
-        out = student.features(to_float(x.to(device)))
-    terms = match_terms(out.float(), z.to(device).float(), s.square, s.cosine, s.relations)
-    opt.zero_grad()
-    sum(terms.values()).backward()
+    parts = list(zip(x.chunk(s.shares), z.chunk(s.shares)))
+    before = [b.clone() for b in running(student)]
+    def job(k):
+        for b, old in zip(running(student), before):
+            b.copy_(old)
+        with fork_seed(seed, "dropout", t, k):
+            return batch_share(student, *parts[k], s, half)
+    found = share(job, range(s.shares), student.mean.device)
+    names = found[0][0]
+    places = gradients(student) + running(student)
+    mean = sum(row for _, row in found) / s.shares
+    *left, terms = mean.split([v.numel() for v in places] + [len(names)])
+    for v, row in zip(places, left):
+        v.copy_(row.view_as(v))
     opt.step()
-    return terms
+    return dict(zip(names, terms))
 
 # %% ../../nbs/learn/student.ipynb #accc0b5d
 def student_steps(student: Classifier, # moved, and left in evaluation mode
@@ -68,14 +110,15 @@ def student_steps(student: Classifier, # moved, and left in evaluation mode
                   s,                   # as in student_step; and batch
                   steps: range,        # numbers of the steps, of `s.steps`
                   gen,                 # torch.Generator on the CPU
-                  half: bool = False   # as in student_step
+                  half: bool = False,  # as in student_step
+                  seed=0               # as in student_step
                  ) -> dict:            # name of a term → its mean, a number
     "Some steps of the student, one after another, each on a batch drawn at random."
     total = {}
     student.train()
     for t in steps:
         pick = torch.randint(len(views), (s.batch,), generator=gen)
-        terms = student_step(student, opt, views[pick], wanted[pick], s, t, half)
+        terms = student_step(student, opt, views[pick], wanted[pick], s, t, half, seed)
         for name, v in terms.items():
             total[name] = total.get(name, 0.) + v.detach() / len(steps)
     student.eval()
