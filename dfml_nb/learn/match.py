@@ -65,9 +65,9 @@ class MatchSettings(Settings):
         require(self.square or self.cosine or self.relations,
                 "there is nothing to match: square, cosine or relations must "
                 "be above 0")
-        require(self.batch % self.shares == 0 and self.batch > self.shares,
-                f"match.batch ({self.batch}) must be a multiple of match.shares "
-                f"({self.shares}), at least twice as much")
+        whole = self.batch % self.shares == 0 and self.batch > self.shares
+        require(whole, f"match.batch ({self.batch}) must be a multiple of "
+                       f"match.shares ({self.shares}), at least twice as much")
 
 # %% ../../nbs/learn/match.ipynb #ae46ee9b
 @part(LEARN, "match")
@@ -116,11 +116,9 @@ def study(self: Match,
     def teach():
         return student_steps(self.student, self.opt, views, wanted, self.s, steps,
                              rng(seed, "learn", k), self.half, seed)
-    if self.s.shares == 1:
-        terms = by_rank_0(teach, self.student, self.opt)
-    else:
-        terms = teach()
-        take_over(self.student, self.given.device)
+    together = self.s.shares > 1
+    terms = teach() if together else by_rank_0(teach, self.student, self.opt)
+    take_over(self.student, self.given.device)
     check_terms(terms, i, self.given.places)
     return dict(distill=sum(terms.values()), **terms)
 

@@ -70,7 +70,7 @@ def gradients(student: Classifier) -> list:
 def running(student: Classifier) -> list:
     "What batch norm keeps of its batches."
     norms = [m for m in student.modules() if isinstance(m, _BatchNorm)]
-    return [b for m in norms for b in m.buffers()]
+    return sum([list(m.buffers()) for m in norms], [])
 
 # %% ../../nbs/learn/student.ipynb #accc0b5f
 def student_step(student: Classifier, # moved
