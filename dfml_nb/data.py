@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .cache import cached_array, user_cache
-from .core import DataError, require, stable_seed, whole_number
+from .core import DataError, check_open, require, stable_seed, whole_number
 from .decoding import (channels_of, decode, decode_all, image_kinds, kinds_text)
 from .downloads import DOWNLOADS, fetch
 from .glyphs import digits_data, glyph_data
@@ -106,7 +106,7 @@ def find_folder(name, # a folder's name under the root, or its path
     here = Path(os.path.abspath(os.path.expanduser(name)))
     if os.path.isabs(name) or str(name).split("/")[0] in (".", "..", "~"): return here
     under = data_root(root)/name
-    return under if under.exists() or not here.is_dir() else here
+    return under if os.path.exists(under) or not os.path.isdir(here) else here
 
 def no_splits(folder: Path) -> str:
     "What to say if a folder has no splits in it."
@@ -142,6 +142,7 @@ def folder_data(name: str,      # a folder name under the root, or a path
     "A data set of the layout `ROOT/NAME/{train,val,test}/CLASS/images`. Raises `DataError`."
     check_channels(channels)
     folder = find_folder(name, root)
+    check_open(folder, DataError)
     if download and not folder.exists():
         fetch(name, folder, quiet)
     require(not folder.is_file(), f"{folder} is a file: unpack it, and name the folder", DataError)

@@ -41,6 +41,18 @@ def at_home(path     # as somebody wrote it
             RunError)
     return Path(os.path.expanduser(os.fsdecode(path)))
 
+def check_open(path,          # a file or a folder, perhaps none
+               error=RunError # the error to raise
+              ):
+    "Raises `error` where nobody may look: what is there would seem to be missing."
+    try:
+        os.stat(os.path.join(path, os.curdir))
+    except PermissionError as e:
+        raise error(f"{path} cannot be looked into ({e.strerror}): allow it, or name another "
+                    "place") from e
+    except (OSError, ValueError):
+        pass                  # a file, or nothing
+
 def check_target(path,           # of a file to write
                  known=None,     # function of the path: may what is there be replaced? None: yes
                  what: str = ""  # such a thing is, for the message

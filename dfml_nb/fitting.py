@@ -10,8 +10,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from .core import (RunError, SettingsError, as_json, at_home, brief, device_name,
-                          require, versions)
+from .core import (RunError, SettingsError, as_json, at_home, brief, check_open,
+                          device_name, require, versions)
 from .learn.together import Together
 from .learn.trainer import Trainer
 from .learn.training import (Agree, Callback, Checkpoint, Log, Progress, Snapshots,
@@ -114,6 +114,7 @@ def learner_file(path  # a file of `save`, or a run folder
                 ) -> Path:
     "Where a learner lies. Raises `RunError` if the run is not finished."
     path = at_home(path)
+    check_open(path)
     if not path.is_dir(): return path
     file = RunFolder(path).open().model_file
     require(file.exists(),

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from .core import DataError, require, spelled
+from .core import DataError, check_open, require, spelled
 from .decoding import readable
-from .splits import SPLITS
+from .splits import SPLITS, check_once
 
 # %% ../nbs/listing.ipynb #c587bbd9
 with contextlib.suppress(ImportError):
@@ -36,6 +36,7 @@ def visible(folder) -> list: # of os.DirEntry, by name
         entries = list(os.scandir(folder))
     except OSError as e:
         raise DataError(f"{folder} cannot be read ({e.strerror}): allow it, or take it away") from e
+    check_open(folder, DataError)       # its names may be read, and what they stand for may not
     return sorted((e for e in entries if not is_junk(e.name)), key=lambda e: e.name)
 
 # %% ../nbs/listing.ipynb #1f000007
@@ -122,7 +123,9 @@ def list_images(folder,       # holds one folder a class
                ) -> dict:     # class name → list of (path, bytes, time stamp), sorted
     """The image files of one split; what is left out is said. Raises `DataError` if this is not the
     layout."""
-    require(Path(folder).is_dir(), f"{folder} is missing: {layout}", DataError)
+    check_open(folder, DataError)
+    there = "no folder" if os.path.exists(folder) else "missing"
+    require(os.path.isdir(folder), f"{folder} is {there}: {layout}", DataError)
     left = {}
     deeper = []
     classes = {}
@@ -135,6 +138,7 @@ def list_images(folder,       # holds one folder a class
             left.setdefault(why, []).append(e.path)
     there = f", but {left_text(left, folder)}" if left else ""
     require(classes, f"{folder} has no class folders in it{there}: {layout}", DataError)
+    check_once(folder, classes)
     found = {c: class_files(path, left, deeper) for c, path in classes.items()}
     if deeper:
         first = os.path.relpath(deeper[0], folder)

@@ -40,14 +40,19 @@ def in_one_form(name) -> str: # of a class
     "A Mac writes an accent as a sign of its own, Linux in one with its letter: it is one name."
     return unicodedata.normalize("NFC", str(name))
 
+def check_once(name,     # of a split or a folder, for the message
+               classes): # names
+    "Raises `DataError` if two classes have one name, perhaps with its accents in two forms."
+    twice = [c for c, k in Counter(map(in_one_form, classes)).items() if k > 1]
+    require(not twice, f"{name}: two classes are called {twice[:5]}: rename one, or make them one",
+            DataError)
+
 def check_labels(name: str,      # of the split, for the message
                  labels,         # as somebody gave them
                  n: int,         # of images
                  classes: list): # names
     "Raises `DataError` unless each image has the number of one of the classes."
-    twice = [c for c, k in Counter(map(in_one_form, classes)).items() if k > 1]
-    require(not twice, f"{name}: two classes are called {twice[:5]}: rename one, or make them one",
-            DataError)
+    check_once(name, classes)
     y = np.asarray(labels)
     whole = y.ndim == 1 and (y.dtype.kind in "iu" or not y.size)
     right = whole and len(y) == n and bool(((y >= 0) & (y < len(classes))).all())

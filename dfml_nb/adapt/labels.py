@@ -17,12 +17,14 @@ from .inputs import FILES, as_images, understood
 from ..adopt import settled
 from ..core import EpisodeError, require
 from ..nets import Classifier
+from ..splits import in_one_form
 
 # %% ../../nbs/adapt/labels.ipynb #ada10017
 LABELS = "pass one whole number or one word an image, in a list, an array or a tensor"
 
-def letters(word): # also of a class of its own, as an Enum of words has it
-    return str.__str__(word) if isinstance(word, str) else word
+def letters(word) -> str: # in one form of its accents, as names of folders have two
+    "A word of a file, in bytes, or one of a class of its own, as an Enum of words has it."
+    return in_one_form(word.decode() if isinstance(word, bytes) else str.__str__(word))
 
 def plain_labels(y      # whatever somebody passes as labels
                 ):      # an array of words or of int64
@@ -47,8 +49,6 @@ def plain_labels(y      # whatever somebody passes as labels
         y = np.array(list(map(letters, words))).reshape(shape) if words else np.asarray(y)
         if y.dtype.kind == "O" and all(isinstance(v, Number) for v in y.flat):
             y = np.array(y.tolist())
-        if y.dtype.kind == "S":        # words of a file, in bytes
-            y = np.char.decode(y, "utf-8")
         return y if y.dtype.kind == "U" else whole_numbers(y)
 
 def whole_numbers(y # an array

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import PoolError, atomic_write, load_json, require
+from ..core import PoolError, atomic_write, check_open, load_json, require
 from ..data import LARGEST_SIDE
 from .kinds import brief
 from ..splits import in_one_form
@@ -208,6 +208,7 @@ def _rows(path, file):
     "What stands in pool.json."
     require(not os.path.isfile(path), f"{path} is a file, and a pool is a folder: name the folder "
             "that pool.json lies in", PoolError)
+    check_open(path, PoolError)
     require(real_file(file), f"{path} holds no pool (no file pool.json): "
             "make one with pretrain_pool, import_folder or add_model", PoolError)
     try:
