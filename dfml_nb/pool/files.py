@@ -9,7 +9,7 @@ __all__ = ['read_safetensors', 'read_pt', 'read_weights']
 from os.path import isdir, isfile     # of any name, also one that no file can have
 from pathlib import Path
 
-from ..core import PoolError, require
+from ..core import PoolError, check_open, require
 from .kinds import (FRESH, FRESH_FILE, REPACK, RESAVE, brief, holds_numbers,
                                 holds_pickle, not_weights, start_of, way_out)
 from .meanings import Refused
@@ -59,6 +59,7 @@ def read_file(file,
              ) -> object: # what it holds
     "What somebody's file holds, read safely. Raises `PoolError`."
     file = Path(file)
+    check_open(file, PoolError)
     unpacked = isfile(file/"data.pkl") or file.name == "data.pkl" and isdir(file.parent/"data")
     require(not unpacked, f"{brief(file)} is of a .pt that was unpacked: {REPACK}", PoolError)
     require(not isdir(file), f"{brief(file)} is a folder: name one of its files, or import all of "

@@ -83,7 +83,8 @@ def step(*names: str): # of instructions
     return enter
 
 step("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
-     "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")(PickleMachine.push)
+     "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+     "INT", "LONG", "FLOAT", "STRING", "UNICODE")(PickleMachine.push)
 
 @step("BINSTRING", "SHORT_BINSTRING")
 def _string(m, text):
@@ -116,7 +117,7 @@ def _drop(m, _):
 def _drop_all(m, _):
     m.since_mark()
 
-@step("BINPUT", "LONG_BINPUT")
+@step("BINPUT", "LONG_BINPUT", "PUT")
 def _keep(m, i):
     m.memo[i] = m.stack[-1]
 
@@ -124,7 +125,7 @@ def _keep(m, i):
 def _keep_next(m, _):
     m.memo[len(m.memo)] = m.stack[-1]
 
-@step("BINGET", "LONG_BINGET")
+@step("BINGET", "LONG_BINGET", "GET")
 def _recall(m, i):
     m.push(m.memo[i])
 
@@ -145,6 +146,15 @@ def _tuple_of(n, m, _):
     m.push(tuple(m.last(n)))
 
 STEPS.update({f"TUPLE{n}": partial(_tuple_of, n) for n in (1, 2, 3)})
+
+@step("LIST")
+def _list(m, _):
+    m.push(m.since_mark())
+
+@step("DICT")
+def _dict(m, _):
+    items = m.since_mark()
+    m.push(table_of(zip(items[::2], items[1::2])))
 
 def _fill(m, items):
     "Put items into the list or set that is now on top."
@@ -233,6 +243,10 @@ def _build(m, _):
 @step("BINPERSID")
 def _numbers(m, _):
     m.push(m.fetch(m.pop()))
+
+@step("PERSID")
+def _words(m, _):
+    expect(False, "tensors in protocol 0 of pickle, which has only words in their place")
 
 # %% ../../nbs/pool/pickles.ipynb #e4aa4ffa
 def read_pickle(data: bytes # one pickle
