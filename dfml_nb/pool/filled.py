@@ -92,7 +92,7 @@ def _ask(file, spec, args):
 # %% ../../nbs/pool/filled.ipynb #d0c79a1d
 def _misfit(file, spec, fit, args, hints):
     "Why a network and a file do not fit, in lines."
-    built = f", built with {_shown(args)} as its weights show," if args else ""
+    built = f", even if it is built with {_shown(args)}," if args else ""
     return (f"{_title(file, spec)}{built} does not fit the file:\n{report(fit)}\n{hints}"
             f"  To see what the file holds, type: dfml inspect {shlex.quote(str(file))}")
 

@@ -17,6 +17,7 @@ from ..core import PoolError, at_home
 from ..nets import ARCHS
 from .files import LARGEST, brief, read_file, tensors_of, weights_in
 from .hub import is_table, joined
+from .misfits import of_keras
 from .names import folded, tree
 from .nests import fits
 from .no_weights import AVERAGED, COUNTERS
@@ -36,7 +37,7 @@ def other_arguments(spec: ModelSpec, # what the caller says about a model
     options = []
     if spec.arch == "conv4":
         first = {v.shape[0] for v in state.values() if v.ndim == 4 and v.shape[1] == spec.channels}
-        counted = any(k.endswith("running_mean") for k in state)
+        counted = any(k.endswith(("running_mean", "moving_mean")) for k in state)
         norms = ("batch",) if counted else ("group", "none")
         both = product(norms, sorted(first))
         options = [dict(filters=n, norm=norm) for norm, n in both]
@@ -67,8 +68,8 @@ def guess_sizes(state: dict # dotted name → tensor
     "Which weights show the number of classes (rows of the first) and of channels."
     flat = [k for k, v in state.items() if v.ndim == 2 and k.endswith("weight")]
     flat = flat or [k for k, v in state.items() if v.ndim == 2]
-    named = [k for k in flat if HEADS.search(k)]
     kernels = [k for k, v in state.items() if v.ndim == 4]
+    named = [k for k in flat or kernels if HEADS.search(k) and state[k].shape[2:].numel() == 1]
     colour = [k for k in kernels if state[k].shape[1] == 3]
     head = (named or flat or [None])[-1]
     return head, (colour or kernels or [None])[0]
@@ -124,7 +125,7 @@ def fitting(state: dict,       # dotted name → tensor, as read from a file
     head, first = guess_sizes(plain)
     if head is None or first is None:
         return []
-    n, width = plain[head].shape
+    n, width = plain[head].shape[:2]
     found = []
     for spec in _candidates(plain, n, plain[first].shape[1], width):
         for args in ({}, *other_arguments(spec, plain)):
@@ -235,8 +236,10 @@ def inspect_file(file,       # of weights
              f"({kinds})", *(f"weights: {line}" for line in _nests(state)), *_layers(plain, every)]
     others = _others(held)
     lines += [f"beside them: {', '.join(others)}"] if others else []
+    keras = of_keras(state)
+    lines += [keras] if keras else []
     for name, at, of in ((first, 1, "channels"), (head, 0, "classes")):
-        if name:
+        if name and not keras:
             v = plain[name]
             lines.append(f"{of}: {v.shape[at]}, by {brief(name, 80)} {tuple(v.shape)}")
     found = fitting(state, plain)

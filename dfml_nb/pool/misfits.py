@@ -48,8 +48,20 @@ GATHER = dict(   # how a model that many processes hold becomes one file
     zero="type python zero_to_fp32.py . OUT in its folder, and import what that writes")
 OPTIMISER = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|momentum_buffer|square_avg)(\.|$)")
 
+KERAS = re.compile(r"(^|[./])((\w+_)?kernel|moving_(mean|variance))(:0)?$")
+
+def of_keras(state) -> str: # a sentence, or nothing
+    "What to say of weights with the names of another library; a blur may be called kernel, too."
+    names = [k for k in state if KERAS.search(k)]
+    if len(names) < 2: return ""
+    return (f"Its names are those of Keras or Flax ({brief(names[0], 60)}), whose kernels have "
+            "their axes in another order: convert it to a network of PyTorch, and save the "
+            "state_dict of that")
+
 def _origin(fit):
     "A line on how such a file comes about, if that is plain."
+    if of_keras(fit.state):
+        return f"  {of_keras(fit.state)}"
     if any("lora_" in k for k in fit.extra):
         return ("  It holds LoRA's adapters: merge them into the network where it was trained "
                 "(merge_and_unload), and save its state_dict")
@@ -99,6 +111,9 @@ def _other_head(fit, shapes): # of `_other_shapes`
 def _other_width(fit, weight, shapes):
     "A line on a last layer that has as many outputs and another number of inputs."
     theirs = fit.state[shapes[weight]].shape if weight in shapes else ()
+    if theirs[2:] == (1, 1):
+        return ("  Its last layer is a convolution of 1x1 pixels, as in SqueezeNet, and here it is "
+                "a linear one: bring the network with --factory (factory=)")
     if len(theirs) != 2 or theirs[0] != fit.want[weight].shape[0]: return ""
     return (f"  Its last layer takes {theirs[1]} numbers of an image, and here "
             f"{fit.want[weight].shape[1]}: are its images of another size (--size)?")

@@ -29,8 +29,8 @@ def is_harmless(name: str) -> bool:
     return any(map(HARMLESS.fullmatch, name.split(".")))
 
 # %% ../../nbs/pool/no_weights.ipynb #c40a6c52
-def is_count(v) -> bool: # one whole number alone, or yes or no
-    return v.ndim == 0 and not v.is_floating_point()
+def is_count(v) -> bool: # one whole number alone, or yes or no, or not even that
+    return v.ndim == 0 and not v.is_floating_point() or not v.numel()
 
 def _marks(v):
     "By what a tensor is known under another name: its place, and its numbers if they differ."
