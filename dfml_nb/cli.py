@@ -19,28 +19,10 @@ from fastcore.docments import docments
 from . import __version__
 from .commands import (pretrain, inspect, import_files, check, screen, audit,
                               train, test, predict, reproduce, demo)
-from .options import parse_settings
+from .options import parse_settings, separated, whole, word
 from .streams import readable
 
-# %% ../nbs/cli.ipynb #69ca4734
-def separated(text: str, # 'a,b'
-              kind,      # type of the whole, e.g. tuple[int, ...]
-             ):          # a tuple or list
-    "What stands between commas."
-    each = get_args(kind)[0]
-    try:
-        return get_origin(kind)(each(s.strip()) for s in text.split(","))
-    except ValueError:
-        wanted = dict(int="whole numbers", float="numbers")[each.__name__]
-        raise argparse.ArgumentTypeError(f"takes {wanted} separated by commas, not {text!r}")
-
 # %% ../nbs/cli.ipynb #69ca4735
-def word(text: str) -> str:
-    "A word; ~ is the home folder. None is empty: that is a shell's variable without a value."
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty: is it a variable that has no value?")
-    return os.path.expanduser(text)
-
 def reading(kind,          # type of a parameter
             by_place: bool # whether it is a word without a name
            ) -> dict:      # arguments of add_argument
@@ -55,7 +37,7 @@ def reading(kind,          # type of a parameter
         return dict(nargs="*")
     if get_origin(kind) in (list, tuple):
         return dict(type=partial(separated, kind=kind))
-    return dict(type=word if kind is str else kind)
+    return dict(type={str: word, int: whole}.get(kind, kind))
 
 # %% ../nbs/cli.ipynb #69ca4738
 def help_text(comment: str, # of the parameter
@@ -120,6 +102,14 @@ COMMANDS = {"pretrain": pretrain, "inspect": inspect, "import": import_files, "c
 ELSEWHERE = {("pretrain", "--epochs"): "the epochs are those of --budget",
              ("train", "--adapt"): "it belongs to the test: dfml test RUN --adapt NAME"}
 
+def hint_of(command: str,
+            word: str    # that it does not take
+           ) -> str:     # a hint, or None
+    "Where a word belongs, or how it is written."
+    if word.strip(",").replace(".", "").isdecimal():
+        return "numbers of one option have a comma between them, and no space, as in 1,5"
+    return ELSEWHERE.get((command, word.split("=")[0]))
+
 def is_here() -> bool:
     "Is there a current folder? Where it was deleted, PyTorch cannot compute, nor say why."
     try:
@@ -135,7 +125,7 @@ def parsed(argv # words, or None: those of the command line
     if not is_here():
         whole.error("the folder that you are in was deleted: go to another one (cd)")
     if unknown:
-        hints = [ELSEWHERE.get((args.command, word.split("=")[0])) for word in unknown]
+        hints = dict.fromkeys(hint_of(args.command, word) for word in unknown)
         said = "; ".join([" ".join(unknown), *filter(None, hints)])
         whole.error(f"unrecognized arguments: {said}")
     return args

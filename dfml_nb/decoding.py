@@ -41,7 +41,7 @@ def opened(file): # an image file
         elif isinstance(e, PermissionError):
             cure = "allow it, or take it away"
         else:
-            cure = "replace it or delete it"
+            cure = "replace it, or leave it out"
         raise DataError(f"{shown} cannot be read as an image ({e}): {cure}") from e
 
 # %% ../nbs/decoding.ipynb #1f000011

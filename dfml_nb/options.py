@@ -6,10 +6,12 @@
 __all__ = []
 
 # %% ../nbs/options.ipynb #a5100004
+import argparse
 import json
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
 # %% ../nbs/options.ipynb #a5100007
 Root = Annotated[str, "folder of data sets; default $DFML_DATA, then the user's cache folder"]
@@ -30,6 +32,32 @@ def check_numbers(option: str, # for the message
     given = ",".join(map(str, numbers))
     wanted = f"whole numbers from {least}, separated by commas"
     require(min(numbers) >= least, f"{option} takes {wanted}, not {given!r}")
+
+# %% ../nbs/options.ipynb #69ca4734
+def separated(text: str, # 'a,b'
+              kind,      # type of the whole, e.g. tuple[int, ...]
+             ):          # a tuple or list
+    "What stands between commas."
+    each = get_args(kind)[0]
+    try:
+        return get_origin(kind)(each(s.strip()) for s in text.split(","))
+    except ValueError:
+        wanted = dict(int="whole numbers", float="numbers")[each.__name__]
+        raise argparse.ArgumentTypeError(f"takes {wanted} separated by commas, not {text!r}")
+
+# %% ../nbs/options.ipynb #5e9a4a70
+def word(text: str) -> str:
+    "A word; ~ is the home folder. None is empty: that is a shell's variable without a value."
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: is it a variable that has no value?")
+    return os.path.expanduser(text)
+
+def whole(text: str) -> int:
+    "A number; argparse speaks of an 'invalid int value'."
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes one whole number, not {text!r}")
 
 # %% ../nbs/options.ipynb #f2e51cc4
 def parse_settings(pairs,       # ['name=value', …], or None
