@@ -33,22 +33,20 @@ def _alive(pid: int) -> bool: # only Unix can ask without harm; elsewhere True
         pass
     return True
 
-def _abandoned(part: Path, # a temporary file, perhaps somebody else's
-               mine: bool  # what is said of this process's own
-              ) -> bool:
+def _abandoned(part: Path) -> bool: # a temporary file, perhaps somebody else's
     "Was this file left by a process that was killed?"
     *_, host, pid, thread, _ = f"..{part.name}".rsplit(".", 4)
     if host != HOST or not pid.isdecimal() or not thread.isdecimal(): return False
-    return mine if int(pid) == os.getpid() else not _alive(int(pid))
+    if int(pid) != os.getpid(): return not _alive(int(pid))
+    others = {t.ident for t in threading.enumerate()} - {threading.get_ident()}
+    return int(thread) not in others    # of a killed process that had this one's number
 
 # %% ../nbs/claims.ipynb #0e5c1a06
-def sweep(folder,    # where atomic_write wrote; also one level below it
-          mine=False # also those of this process's own number: only where nobody else writes
-         ):
+def sweep(folder): # where atomic_write wrote; also one level below it
     "Remove the temporary files of processes that were killed while they wrote."
     folder = Path(folder)
     for part in [*folder.glob(".*.part"), *folder.glob("*/.*.part")]:
-        if _abandoned(part, mine):
+        if _abandoned(part):
             with contextlib.suppress(OSError):
                 part.unlink()
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from .claims import sweep
 from .logs import lines_of
 from .core import (RunError, as_json, atomic_write, brief, load_json, require, save_json,
                           stable_seed, to_disk)
@@ -74,7 +73,6 @@ def create(self: RunFolder,
         self._check_unused()
         save_json(self.config_file, dict(config, begun=begun) if begun else config)
     self.place = _place(self.path)
-    sweep(self.path, mine=True)
     return self
 
 @patch(as_prop=True)

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/learn/together.ipynb #5b3f1717
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, fields, is_dataclass
 
 import torch
@@ -86,9 +87,10 @@ class Together(Callback):
     def join(self, trainer, done: int): # steps
         self.done = done
         block = self.help.together(done - self.first, trainer.steps - self.first)
-        if block.__enter__():
-            self.block = block
-            broadcast(dict(trainer.state_dict(), step=done))
+        with ExitStack() as stack:
+            if stack.enter_context(block):
+                broadcast(dict(trainer.state_dict(), step=done))
+                self.block = stack.pop_all()    # left by `end`
 
     def end(self, trainer):
         error = None if self.done == trainer.steps else sys.exc_info()[1] or RunError("stopped")
