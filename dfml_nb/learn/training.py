@@ -7,6 +7,7 @@ __all__ = ['Callback', 'run_steps', 'Progress', 'Log', 'Checkpoint', 'Snapshots'
 
 # %% ../../nbs/learn/training.ipynb #77fa4301
 import time
+from contextlib import ExitStack
 
 from ..core import RunError, progress, require
 from .model_file import (archs_in, check_learner_place, read_model, reading,
@@ -29,23 +30,26 @@ class Callback:
         "After each step."
 
     def end(self, trainer):
-        "After the last step, or an interruption."
+        "After the last step, or an interruption; of each callback that was started."
 
 def run_steps(trainer,        # has steps, step, and what its callbacks need
               callbacks=(),   # called in this order
               first: int = 0  # number of the first step to do
              ):
     "Do the steps from `first` to the last."
-    for c in callbacks:
-        c.start(trainer, first)
+    begun = []
     try:
+        for c in callbacks:
+            c.start(trainer, first)
+            begun.append(c)
         for i in range(first, trainer.steps):
             row = trainer.step(i)
             for c in callbacks:
                 c.after(trainer, i, row)
     finally:
-        for c in callbacks:
-            c.end(trainer)
+        with ExitStack() as ends:      # one that goes wrong does not keep the others from theirs
+            for c in reversed(begun):
+                ends.callback(c.end, trainer)
 
 # %% ../../nbs/learn/training.ipynb #a8eb10d7
 class Progress(Callback):
