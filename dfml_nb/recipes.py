@@ -126,9 +126,9 @@ def fit(self: DataFreeMetaLearner,
     check_callbacks(callbacks)
     if workers is None and callbacks:
         workers = 1
+    pool = pool if isinstance(pool, Pool) else Pool(pool)
     run = None if run is None else at_home(run)
     with hired(workers, quiet), computing(self.device):
-        pool = pool if isinstance(pool, Pool) else Pool(pool)
         return self._fit(pool, run, callbacks, quiet)
 
 # %% ../nbs/recipes.ipynb #0186cd71
