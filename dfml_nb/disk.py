@@ -111,7 +111,7 @@ def parse_json(data: bytes # UTF-8
     "Parse JSON of bounded cost. Raises `ValueError`, or `RecursionError`."
     values = sum(map(data.count, (b",", b"[", b"{")))
     require(values <= MANY, f"{values} values in it, and {MANY} must do", ValueError)
-    return json.loads(data.decode("utf-8"))
+    return json.loads(data.decode("utf-8-sig"))     # Windows puts a mark before the text
 
 # %% ../nbs/disk.ipynb #31fd41bb
 def as_json(o): # as for `save_json`

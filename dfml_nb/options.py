@@ -117,7 +117,9 @@ def read_names(names: list # words, or one file with a word a line, or in JSON; 
     except (OSError, ValueError) as e:
         why = f"{file} cannot be read as a file of names, one a line"
         raise SettingsError(f"{why} ({type(e).__name__}): save it as text in UTF-8") from e
-    return unnumbered([line.strip() for line in text.splitlines() if line.strip()])
+    lines = [line for line in text.splitlines() if line.strip()]
+    words = lines[0].split(",") if len(lines) == 1 else lines
+    return unnumbered([word.strip() for word in words])
 
 def json_names(names, file):
     from dfml_nb.core import require

@@ -118,6 +118,8 @@ def merge_pools(path,          # the new pool's folder; what is already there is
                 factories=None # the caller's own architectures: name → callable
                ) -> Pool:
     "Put the models of several pools into one. Raises `PoolError` if `path` holds something else."
+    require(not isinstance(pools, (str, os.PathLike, Pool)), "the pools to merge are a list: "
+            "merge_pools(path, [one, other])", PoolError)
     rows = _numbered([p if isinstance(p, Pool) else Pool(p, factories) for p in pools])
     have = {s.name for s in open_folder(path)}
     require(have <= {name for name, *_ in rows},
