@@ -16,13 +16,13 @@ from PIL import ExifTags, Image, ImageOps
 from .core import DataError, progress, require
 
 # %% ../nbs/decoding.ipynb #34e70f61
-ELSEWHERE = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
+FOREIGN = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
 
 def readable() -> list: # names of formats
     """What Pillow reads by itself: for EPS it would start another program, and others it knows by
     their names alone."""
     Image.init()
-    return [name for name in Image.ID if name not in ELSEWHERE]
+    return [name for name in Image.ID if name not in FOREIGN]
 
 @contextlib.contextmanager
 def opened(file): # an image file

@@ -81,7 +81,8 @@ def glyph_data(root=None,             # not needed: the pictures are drawn
                n_per_class: int = 60, # pictures a class
                quiet=True             # no progress bar
               ) -> DataSet:
-    "Characters in colour, drawn once with matplotlib's fonts and kept in the user's cache folder."
+    """Characters in colour, drawn once with matplotlib's fonts and kept in the user's cache folder.
+    Raises `DataError`."""
     require(family in FAMILIES, f"glyphs has no family {family!r}: "
             f"choose from {', '.join(FAMILIES)}", DataError)
     name = "glyphs" if family == "all" else f"glyphs_{family}"

@@ -41,7 +41,7 @@ def show_images(x,              # float (B, C, H, W) in [0, 1] or uint8; tensor 
                 titles=None,    # strings, the i-th above the i-th image; may be fewer
                 size: float = .5 # inches an image
                ):               # the matplotlib figure
-    "Images as a grid, in one picture."
+    "Images as a grid, in one picture. Raises `DataError`."
     import matplotlib.pyplot as plt
     shape = tuple(getattr(x, "shape", ()))
     require(len(shape) == 4 and shape[1] in (1, 3) and len(x), "shown are images (B, C, H, W), one "

@@ -105,7 +105,8 @@ def nearest_centroid(model: Classifier,  # the embedding; not changed
                      # of batch norm: of the 'support' set, or the model's 'own' running ones
                      statistics="support"
                     ) -> FewShotClassifier:
-    "Answer with the nearest mean feature (prototypical networks, cosines). Raises `EpisodeError`."
+    """Answer with the nearest mean feature (prototypical networks, cosines). Raises `EpisodeError`,
+    `SettingsError`."""
     require(statistics in ("support", "own"),
             f"statistics must be 'support' or 'own', not {statistics!r}")
     clf, f = embedding(model, x, way, statistics)
@@ -125,7 +126,7 @@ def ridge(model: Classifier,    # the embedding; not changed
           lam: float = 1.       # penalty on the weights, above 0; features have length one
          ) -> FewShotClassifier:
     """Linear regression from normalised features to classes, with the model's own statistics
-    (R2D2's base learner, Bertinetto et al. 2019). Raises `EpisodeError`."""
+    (R2D2's base learner, Bertinetto et al. 2019). Raises `EpisodeError`, `SettingsError`."""
     require(lam > 0, f"the penalty lam must be above 0, not {lam}")
     clf, f = embedding(model, x, way, "own")
     clf.scorer = partial(unit_scores, ridge_weights(f, y, way, lam))

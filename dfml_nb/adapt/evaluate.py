@@ -30,7 +30,8 @@ _all_ = ["embedded", "with_interval", "in_words", "as_table", "RESULT_FIELDS", "
 # %% ../../nbs/adapt/evaluate.ipynb #207cc560
 def mean_ci(values     # accuracies, any unit
            ) -> tuple: # (mean, half-width of its 95% interval; of one value NaN: not known)
-    "Mean and $1.96\\,s/\\sqrt n$, with the population deviation $s$ as in the papers."
+    """Mean and $1.96\\,s/\\sqrt n$, with the population deviation $s$ as in the papers. Raises
+    `EpisodeError`."""
     v = torch.as_tensor(values, dtype=torch.float64)
     require(len(v) > 0, "no episodes, no mean", EpisodeError)
     require(v.isfinite().all(), "an accuracy is NaN or infinite: there is no mean", EpisodeError)
@@ -171,7 +172,7 @@ def paired_difference(a,       # a row with its episodes, or a list: accuracy in
 def select(models: list,          # candidates, for example the snapshots of a run
            score                  # function model → accuracy on meta-validation classes
           ) -> tuple:             # (position of the best, list of all scores); the first of equals
-    "Choose among models by a score."
+    "Choose among models by a score. Raises `SettingsError` if there are none."
     require(models, "nothing to select from")
     scores = [score(m) for m in models]
     return max(range(len(scores)), key=lambda i: scores[i]), scores

@@ -45,8 +45,8 @@ def full_precision(model: Classifier): # whose device it is about
     "A context without mixed precision."
     return torch.autocast("cuda" if model.mean.is_cuda else "cpu", enabled=False)
 
-def single_precision(own: Classifier # layers that nobody else uses
-                    ) -> Classifier:
+def at_least_single(own: Classifier # layers that nobody else uses
+                   ) -> Classifier:
     "The same, or of one in half precision a copy: nothing can be solved in that."
     half = own.mean.dtype in (torch.float16, torch.bfloat16)
     return deepcopy(own).float() if half else own
@@ -57,6 +57,6 @@ def adaptation(adapt): # function (model, x, y, way, …) → FewShotClassifier
     def run(model, x, y, way, *args, **kw):
         with learning(), enough_numbers():
             x, y = check_support(model, x, y, way)
-            own = single_precision(own_layers(model))
+            own = at_least_single(own_layers(model))
             return adapt(own, x.to(own.mean), y, way, *args, **kw)
     return run

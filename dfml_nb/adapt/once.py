@@ -28,9 +28,9 @@ def features_of(own: Classifier, # in layers of its own, in evaluation mode
     with full_precision(own):
         return own.features(as_images(own, x))
 
-def unmoved(model: Classifier,
-            shape: tuple # of an image, (C, H, W)
-           ) -> bool:
+def same_in_any_batch(model: Classifier,
+                      shape: tuple # of an image, (C, H, W)
+                     ) -> bool:
     "Whether the features of an image are the same in another batch."
     x = torch.rand(6, *shape, generator=rng("unmoved")).to(model.mean)
     own = own_layers(model).eval()
@@ -58,7 +58,7 @@ def sees_alone(model: Classifier,      # that is adapted
     asked = statistics_asked(adapt)
     if asked is None: return False
     if len(batch_norms(model)) and (asked == "support" or query_statistics): return False
-    return unmoved(model, split.images.shape[1:])
+    return same_in_any_batch(model, split.images.shape[1:])
 
 # %% ../../nbs/adapt/once.ipynb #0ce0000d
 class PassedOn(nn.Module):

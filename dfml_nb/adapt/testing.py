@@ -120,7 +120,7 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
                  quiet=True,          # no progress bar
                  workers: int = None  # processes that share the work on a CPU; None: as many as pay
                 ) -> list:            # rows of evaluate
-    "Rows of the protocol on meta-test classes, for each shot and choice. Raises `EpisodeError`."
+    "Rows of the protocol on meta-test classes, for each shot and choice. Raises `DFMLError`."
     choose = check_test(data, shots, choose, run)
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way

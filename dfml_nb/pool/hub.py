@@ -16,8 +16,9 @@ from .spec import ModelSpec
 from ..zoo import FETCHING, hf_config, hf_named
 
 # %% ../../nbs/pool/hub.ipynb #0a440007
-ELSEWHERE = {"model_type", "id2label", "label2id", "num_labels", "num_channels", "image_size",
-             "auto_map", "_name_or_path", "transformers_version", "torch_dtype", "dtype"}
+# what a configuration says besides the arguments of its network
+BESIDE = {"model_type", "id2label", "label2id", "num_labels", "num_channels", "image_size",
+          "auto_map", "_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
 def label_names(config: dict): # in order, or None if the folder has none
     "Class names in a configuration; those that only number the classes are none."
@@ -51,7 +52,7 @@ def hub_config(folder    # holds config.json
     kind = config.get("model_type") if isinstance(config, dict) else None
     require(isinstance(kind, str) and kind, f"{file} does not say a model_type: is it a folder "
             "of Hugging Face's transformers? For timm's networks say timm:NAME", PoolError)
-    about = {k: v for k, v in config.items() if k not in ELSEWHERE}
+    about = {k: v for k, v in config.items() if k not in BESIDE}
     fetch = list(filter(FETCHING.search, about))
     usual = hf_config(kind, {}).to_dict()
     wanted = {k: v for k, v in about.items() if k not in fetch}

@@ -46,7 +46,7 @@ def other_count(fit: Fit) -> int: # or None
 GATHER = dict(   # how a model that many processes hold becomes one file
     fsdp="gather it where it was trained (StateDictType.FULL_STATE_DICT), and save that",
     zero="type python zero_to_fp32.py . OUT in its folder, and import what that writes")
-OPTIMISER = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|momentum_buffer|square_avg)(\.|$)")
+MOMENTS = re.compile(r"(^|\.)(exp_avg|exp_avg_sq|momentum_buffer|square_avg)(\.|$)")
 
 KERAS = re.compile(r"(^|[./])((\w+_)?kernel|moving_(mean|variance))(:0)?$")
 
@@ -66,7 +66,7 @@ def _origin(fit):
         return ("  It holds LoRA's adapters: merge them into the network where it was trained "
                 "(merge_and_unload), and save its state_dict")
     arrays = [k for k, v in fit.state.items() if v.ndim]
-    if arrays and all(map(OPTIMISER.search, arrays)):
+    if arrays and all(map(MOMENTS.search, arrays)):
         return f"  It is the state of an optimiser, without the network: {RESAVE}"
     if all(k.replace(".", "").isdigit() for k in fit.state):
         return f"  Its tensors have numbers for names, as a list of parameters has: {RESAVE}"

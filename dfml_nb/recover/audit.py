@@ -54,7 +54,7 @@ def compare(recovered,   # Task, or (images, labels)
 def report(groups: list,    # of Group
            s: AuditSettings
           ) -> dict:        # plain numbers; ratio: 10%, 50% and 90% quantile
-    "What one distance says: `p` is for the share, `p_copies` for the copies."
+    "What one distance says: `p` is for the share, `p_copies` for the copies. Raises `DataError`."
     require(groups, "nothing was recovered, so there is nothing to audit", DataError)
     share, null = share_test(groups, s)
     low, high, p = interval(share, null, s.level)

@@ -71,10 +71,10 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
     "Recover images from one teacher in `s.steps` steps (FREE, inner loop of FIve)."
     g = deepcopy(generator)
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
-    about = None if s.told == "nothing" else facts(teacher, s.told).to(y.device)[y]
+    told = None if s.told == "nothing" else facts(teacher, s.told).to(y.device)[y]
     grads = [torch.zeros_like(p) for p in g.parameters()]
     loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
-                         s.flip, s.pad, s.edge, s.decode, about)
+                         s.flip, s.pad, s.edge, s.decode, told)
     for step, (x, terms) in enumerate(loop):
         if watch:
             watch(step, x, terms)

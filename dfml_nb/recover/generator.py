@@ -57,14 +57,14 @@ def recover_steps(generator: Generator,    # its weights are changed
                   pad: int = 4,            # shift them by up to so many pixels
                   edge: Edge = "zeros",    # what comes in where they are shifted
                   decode: Decode = "before", # see the text below
-                  about=None               # (N, …) what the generator is told of each image
+                  told=None                # (N, …) what the generator is told of each image
                  ):                        # yields (images, terms) at each step
     "Train `generator` and noise for one teacher; at each step the gradients are on the weights."
     noise, shifts = noise_and_shifts
     z = noise.to(next(generator.parameters()), copy=True).requires_grad_()
     opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
     for step, shift in enumerate(shifts, 1):
-        x = generator(z, about)
+        x = generator(z, told)
         terms = inversion_terms(teacher, shifted(x, shift, pad, flip, edge), y, weights, student)
         opt.zero_grad()
         sum(terms.values()).backward()
@@ -73,7 +73,7 @@ def recover_steps(generator: Generator,    # its weights are changed
             yield x.detach(), values
         opt.step()
     if decode == "after":
-        yield generator(z, about).detach(), values
+        yield generator(z, told).detach(), values
 
 # %% ../../nbs/recover/generator.ipynb #80c6f15b
 def up_to_4(size: int # side of a teacher's images

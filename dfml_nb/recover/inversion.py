@@ -92,7 +92,7 @@ def kl_rows(student, # logits (N, classes)
             teacher, # logits (N, classes)
             kl: str = "true" # 'true', or 'released': probabilities where log-probabilities belong
            ) -> torch.Tensor: # (N,), nats (for 'true')
-    "KL(teacher ‖ student) of each row."
+    "KL(teacher ‖ student) of each row. Raises `SettingsError`."
     require(kl in ("true", "released"), f"kl must be 'true' or 'released', not {kl!r}")
     if kl == "true":
         mine = student.log_softmax(1)

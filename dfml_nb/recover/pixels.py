@@ -58,7 +58,8 @@ def invert_pixels(teacher: Classifier,  # frozen
                   student=None,         # x → logits: turns the boundary term on
                   half=False            # the teacher multiplies in bfloat16
                  ) -> Task:
-    "Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER)."
+    """Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER).
+    Raises `SettingsError`."""
     require(steps >= 1, f"inversion needs at least one step, not {steps}")
     weights = weights or TermWeights(tv=1e-4)
     gen = rng(seed, "pixels")

@@ -16,7 +16,7 @@ from ..nets import Classifier, in_grey, resized
 
 # %% ../../nbs/recover/zero_order.ipynb #fcf385c2
 @contextlib.contextmanager
-def full_precision():
+def unrounded():
     "Within the block convolutions on graphics cards do not round their inputs."
     old = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -31,7 +31,7 @@ def query(teacher, # x → logits
           x        # (N, C, H, W) in [0, 1]
          ) -> torch.Tensor: # logits (N, classes), without history
     "Ask, and get an answer: no gradient can pass."
-    with full_precision():
+    with unrounded():
         return teacher(x.detach())
 
 # %% ../../nbs/recover/zero_order.ipynb #342d997a
