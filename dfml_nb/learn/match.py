@@ -20,7 +20,7 @@ from .questions import Asking
 from .student import new_student, student_steps
 from ..nets import Classifier
 from ..parts import LEARN, Bound, Count, NotNegative, Positive, Settings, Share, Whole, part
-from ..ranks import by_rank_0, take_over
+from ..ranks import take_over
 from ..recover.inversion import check_terms
 from ..recover.painter import Precision, wants_bfloat16
 from ..splits import to_float
@@ -109,15 +109,12 @@ def study(self: Match,
           i: int,     # number of the step of the run
           k: int      # which chunk of the student's steps
          ) -> dict:   # what to log
-    "Some steps of the student, one after another: in shares by all ranks, or whole by one for all."
+    "Some steps of the student, one after another, each of them taken by all ranks together."
     seed = self.given.seed
     views, wanted = self.targets()
     steps = range(k * self.chunk, min((k + 1) * self.chunk, self.s.steps))
-    def teach():
-        return student_steps(self.student, self.opt, views, wanted, self.s, steps,
-                             rng(seed, "learn", k), self.half, seed)
-    together = self.s.shares > 1
-    terms = teach() if together else by_rank_0(teach, self.student, self.opt)
+    terms = student_steps(self.student, self.opt, views, wanted, self.s, steps,
+                          rng(seed, "learn", k), self.half, seed)
     take_over(self.student, self.given.device)
     check_terms(terms, i, self.given.places)
     return dict(distill=sum(terms.values()), **terms)
