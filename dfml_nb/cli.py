@@ -19,7 +19,7 @@ from fastcore.docments import docments
 from . import __version__
 from .commands import (pretrain, inspect, import_files, check, screen, audit,
                               train, test, predict, reproduce, demo)
-from .options import parse_settings, separated, whole, word
+from .options import number, parse_settings, separated, word
 from .streams import readable
 
 # %% ../nbs/cli.ipynb #69ca4735
@@ -37,7 +37,7 @@ def reading(kind,          # type of a parameter
         return dict(nargs="*")
     if get_origin(kind) in (list, tuple):
         return dict(type=partial(separated, kind=kind))
-    return dict(type={str: word, int: whole}.get(kind, kind))
+    return dict(type={str: word, int: number}.get(kind, kind))
 
 # %% ../nbs/cli.ipynb #69ca4738
 def help_text(comment: str, # of the parameter

@@ -7,7 +7,6 @@ __all__ = ['list_images']
 
 # %% ../nbs/listing.ipynb #1f100003
 import contextlib, os, sys
-from pathlib import Path
 
 from PIL import Image
 

@@ -52,7 +52,7 @@ def word(text: str) -> str:
         raise argparse.ArgumentTypeError("is empty: is it a variable that has no value?")
     return os.path.expanduser(text)
 
-def whole(text: str) -> int:
+def number(text: str) -> int:
     "A number; argparse speaks of an 'invalid int value'."
     try:
         return int(text)

@@ -274,10 +274,12 @@ def in_one_piece(e: Experiment) -> Experiment:
     if "match" not in e.parts.get("learn", get_recipe(e.recipe).learn): return e
     return replace(e, settings={"match.shares": 1, **e.settings})
 
+def every_row(): # yields experiments
+    "All tables, one after another."
+    for table, scenario in TABLES.items():
+        yield from main_rows(table, scenario)
+    for rows in (earlier_rows, ablation_rows, distill_rows, frozen_rows, image_rows):
+        yield from rows()
+
 # %% ../nbs/rows.ipynb #bcc7d635
-EXPERIMENTS = {}
-for table, scenario in TABLES.items():
-    EXPERIMENTS.update({e.name: in_one_piece(e) for e in main_rows(table, scenario)})
-for rows in (earlier_rows, ablation_rows, distill_rows, frozen_rows,
-             image_rows):
-    EXPERIMENTS.update({e.name: in_one_piece(e) for e in rows()})
+EXPERIMENTS = {e.name: in_one_piece(e) for e in every_row()}

@@ -47,20 +47,21 @@ def one_cycle(t: int,          # number of the step
 def batch_share(student: Classifier, # in training mode; its running statistics move
                 x, z,                # as in student_step, of this share
                 s,                   # as in student_step
-                half: bool           # as in student_step
+                half: bool,          # as in student_step
+                moved: list          # its gradients, and what else the share moves
                ) -> tuple:           # names of the terms; what came of it, in a row
-    "The gradients of a share of a batch, its terms, and the running statistics after it."
+    "What a share of a batch makes of the tensors in `moved`, and its terms."
     device = student.mean.device
-    student.zero_grad()
+    student.zero_grad(set_to_none=False)
     with multiplying(device, half):
         out = student.features(to_float(x.to(device)))
     terms = match_terms(out.float(), z.to(device).float(), s.square, s.cosine, s.relations)
     sum(terms.values()).backward()
-    found = [*gradients(student), *running(student), torch.stack(list(terms.values()))]
+    found = [*moved, torch.stack(list(terms.values()))]
     return list(terms), torch.cat([v.detach().flatten() for v in found])
 
 def gradients(student: Classifier) -> list:
-    "Of all weights that are learned; zeros where there are none yet."
+    "Of all weights that are learned; they are made where there are none yet."
     weights = [p for p in student.parameters() if p.requires_grad]
     for p in weights:
         if p.grad is None:
@@ -87,18 +88,19 @@ def student_step(student: Classifier, # moved
     for group in opt.param_groups:
         group["lr"] = one_cycle(t, s.steps, s.lr)
     parts = list(zip(x.chunk(s.shares), z.chunk(s.shares)))
-    before = [b.clone() for b in running(student)]
+    kept = running(student)
+    before = [b.clone() for b in kept]
+    moved = gradients(student) + kept
     def job(k):
-        for b, old in zip(running(student), before):
+        for b, old in zip(kept, before):
             b.copy_(old)
         with fork_seed(seed, "dropout", t, k):
-            return batch_share(student, *parts[k], s, half)
+            return batch_share(student, *parts[k], s, half, moved)
     found = share(job, range(s.shares), student.mean.device)
     names = found[0][0]
-    places = gradients(student) + running(student)
     mean = sum(row for _, row in found) / s.shares
-    *left, terms = mean.split([v.numel() for v in places] + [len(names)])
-    for v, row in zip(places, left):
+    *left, terms = mean.split([v.numel() for v in moved] + [len(names)])
+    for v, row in zip(moved, left):
         v.copy_(row.view_as(v))
     opt.step()
     return dict(zip(names, terms))

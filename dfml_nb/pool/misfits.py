@@ -60,8 +60,9 @@ def of_keras(state) -> str: # a sentence, or nothing
 
 def _origin(fit):
     "A line on how such a file comes about, if that is plain."
-    if of_keras(fit.state):
-        return f"  {of_keras(fit.state)}"
+    keras = of_keras(fit.state)
+    if keras:
+        return f"  {keras}"
     if any("lora_" in k for k in fit.extra):
         return ("  It holds LoRA's adapters: merge them into the network where it was trained "
                 "(merge_and_unload), and save its state_dict")
