@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from .core import RunError, matmul_precision, require, versions
 from .parcels import put_back, take_out
+from .precision import has_bfloat16
 from .pulse import AGAIN, NOT_FOUND, START, RankLost, in_group, is_joined, wait
 
 _all_ = ["take_out", "put_back"]   # part of this module, too
@@ -196,5 +197,5 @@ def surroundings(device="cpu"  # on which is computed
     "What else the last digit of a sum depends on: versions, kind of processor, threads."
     return dict(versions=versions(), threads=torch.get_num_threads(),
                 device=torch.device(device).type,
-                processor=torch.backends.cpu.get_cpu_capability(),
+                processor=torch.backends.cpu.get_cpu_capability(), bfloat16=has_bfloat16(),
                 precision=f"{torch.get_default_dtype()}, {matmul_precision()}")

@@ -269,10 +269,14 @@ def image_rows(): # yields experiments
     yield row("student_more", "pool_distill", None, {"classes": 0, "pixels.per_class": 150})
 
 # %% ../nbs/rows.ipynb #bcc7d634
-def in_one_piece(e: Experiment) -> Experiment:
-    "A row whose student learns from whole batches, as all of them were measured."
-    if "match" not in e.parts.get("learn", get_recipe(e.recipe).learn): return e
-    return replace(e, settings={"match.shares": 1, **e.settings})
+def at_length(e: Experiment) -> Experiment:
+    "A row whose student learns from whole batches in float32, as all of them were measured."
+    recipe = get_recipe(e.recipe)
+    if "match" not in e.parts.get("learn", recipe.learn): return e
+    exact = {"match.shares": 1, "match.precision": "float32"}
+    if e.parts.get("recover", recipe.recover) == "pixels":
+        exact["pixels.precision"] = "float32"
+    return replace(e, settings={**exact, **e.settings})
 
 def every_row(): # yields experiments
     "All tables, one after another."
@@ -282,4 +286,4 @@ def every_row(): # yields experiments
         yield from rows()
 
 # %% ../nbs/rows.ipynb #bcc7d635
-EXPERIMENTS = {e.name: in_one_piece(e) for e in every_row()}
+EXPERIMENTS = {e.name: at_length(e) for e in every_row()}

@@ -20,9 +20,9 @@ from .questions import Asking
 from .student import new_student, student_steps
 from ..nets import Classifier
 from ..parts import LEARN, Bound, Count, NotNegative, Positive, Settings, Share, Whole, part
+from ..precision import Precision, wants_bfloat16
 from ..ranks import take_over
 from ..recover.inversion import check_terms
-from ..recover.painter import Precision, wants_bfloat16
 from ..splits import to_float
 
 # %% ../../nbs/learn/match.ipynb #42974a52

@@ -13,9 +13,9 @@ from ..core import rng
 from .answers import pool_answers
 from .mixed_views import make_views
 from ..parts import Learn
+from ..precision import multiplying
 from ..ranks import n_ranks, share
 from ..recover.drawn import drawn_images
-from ..recover.painter import multiplying
 from ..splits import to_bytes, to_float
 
 # %% ../../nbs/learn/questions.ipynb #40fbdd17

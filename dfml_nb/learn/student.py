@@ -15,8 +15,8 @@ import dfml_nb.ensemble      # registers the architecture "embedding"
 from ..core import fork_seed
 from .answers import match_terms
 from ..nets import Classifier, build_classifier
+from ..precision import multiplying
 from ..ranks import share
-from ..recover.painter import multiplying
 from ..splits import to_float
 
 # %% ../../nbs/learn/student.ipynb #75979c15

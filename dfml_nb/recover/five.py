@@ -17,11 +17,12 @@ from ..core import fork_seed, rng
 from ..nets import Classifier
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
+from ..precision import Precision, wants_bfloat16
 from ..ranks import share
 from .generator import Decode, adam, draw_recovery, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
-from .painter import FACTS, Generator, Precision, facts, wants_bfloat16
+from .painter import FACTS, Generator, facts
 from .views import Edge
 
 # %% ../../nbs/recover/five.ipynb #dfa812da

@@ -15,10 +15,11 @@ from ..core import fork_seed, progress, require, rng
 from ..nets import Classifier
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
+from ..precision import Precision, wants_bfloat16
 from ..ranks import share
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, mean_terms)
-from .painter import Generator, Precision, wants_bfloat16
+from .painter import Generator
 from .views import Edge, draw_jitter, shifted
 
 # %% ../../nbs/recover/generator.ipynb #b498267c

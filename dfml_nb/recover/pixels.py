@@ -15,12 +15,12 @@ from ..core import progress, require, rng
 from ..nets import Classifier, resized
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
+from ..precision import Precision, multiplying, wants_bfloat16
 from ..ranks import share
 from .drawn import drawn_images
 from .frozen_norm import FrozenStats
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, judge)
-from .painter import Precision, multiplying, wants_bfloat16
 from .views import Edge, jitter
 
 # %% ../../nbs/recover/pixels.ipynb #7698cd09
