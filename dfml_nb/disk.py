@@ -15,7 +15,6 @@ import threading
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from .errors import RunError, require
