@@ -80,9 +80,10 @@ class Match(Asking):
     def __init__(self, s: MatchSettings, given):
         view = s.view.suited(given, "match")
         super().__init__(replace(s, view=view, mirror=s.mirror and given.mirror), given)
-        self.half = wants_bfloat16(s.precision, given.device)
         outputs = sum(self.ways)
-        self.student = new_student(given, outputs, s.hidden)
+        self.student = new_student(given, outputs, s.hidden).eval()
+        self.precision = s.precision
+        self.half = wants_bfloat16(s.precision, given.device, self.student)
         self.opt = torch.optim.Adam(self.student.parameters(), s.lr)
         self.after = self.questions - (-s.steps // self.chunk)
         self.measured = max(2000, 4 * outputs) # views on which whitening is measured

@@ -13,7 +13,7 @@ from ..core import rng
 from .answers import pool_answers
 from .mixed_views import make_views
 from ..parts import Learn
-from ..precision import multiplying
+from ..precision import multiplying, wants_bfloat16
 from ..ranks import n_ranks, share
 from ..recover.drawn import drawn_images
 from ..splits import to_bytes, to_float
@@ -23,7 +23,7 @@ class Asking(Learn):
     "Asks the whole pool about views of images, a block of them in a step."
     needs = "images"
     ask = 1000    # views asked about in one step of the run
-    half = False  # the teachers' products in bfloat16
+    precision = "float32"   # of the teachers' products
 
     def __init__(self, s,  # settings with drawn, view and views
                  given):
@@ -64,10 +64,12 @@ def everybody(self: Asking,
     ranks = n_ranks()
     jobs = [given.places[r::ranks] for r in range(ranks)]
     jobs = [places for places in jobs if places]
+    def in_turn(teacher):
+        half = wants_bfloat16(self.precision, given.device, teacher)
+        with multiplying(given.device, half):
+            return pool_answers([teacher], to_float(x).to(given.device)).float().cpu()
     def ask(places):
-        with multiplying(given.device, self.half):
-            z = pool_answers(given.teachers(places), to_float(x).to(given.device))
-        return z.float().cpu()
+        return torch.cat([in_turn(t) for t in given.teachers(places)], 1)
     by_teacher = {}
     for places, z in zip(jobs, share(ask, jobs, given.device)):
         ways = [given.pool.specs[j].n_classes for j in places]

@@ -126,7 +126,7 @@ class Pixels(Recover):
         start = self.start(teacher, side, key)
         task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key, s.flip,
                              s.pad, s.edge, size=side, start=start, student=student,
-                             half=wants_bfloat16(s.precision, given.device))
+                             half=wants_bfloat16(s.precision, given.device, teacher))
         x = task.x.expand(-1, given.channels, -1, -1)
         x = resized(x, (given.size, given.size)).clamp(0, 1)
         return Task(x, task.y, task.classes, j)
