@@ -85,14 +85,15 @@ def measure(ways,     # of `routes`
 # %% ../../nbs/adapt/evaluate.ipynb #3cdc9901
 def row_of(values: list,           # accuracy in each episode, 0..1
            query_statistics: bool, # is it the transductive figure?
-           facts: dict,            # way, shot, selection
+           facts: dict,            # way, shot, query, seed, split, selection
            keep: bool              # the accuracy of each episode, too
           ) -> dict:               # one row
     "A figure of an evaluation, as records and tables have it."
     row = dict(way=facts["way"], shot=facts["shot"], **figures(values),
                query_statistics=query_statistics, selection=facts["selection"])
     if keep:
-        row["per_episode"] = [round(v, 4) for v in values]
+        row.update(split=facts["split"], query=facts["query"], episode_seed=facts["seed"],
+                   per_episode=[round(v, 4) for v in values])
     return row
 
 # %% ../../nbs/adapt/evaluate.ipynb #06df267c
@@ -110,7 +111,7 @@ def evaluate(model,                 # a `Classifier`, or a learner that has lear
              selection: str = "last",
              device="cpu",          # of the model
              quiet=True,            # no progress bar
-             keep=False,            # also keep the accuracy of each episode, under `per_episode`
+             keep=False,            # also keep which episodes, and the accuracy in each, `per_episode`
              together: int = None,  # episodes at once; None: choose, see `choose_together`
              # name of a split → what the model saw of it, to be used and filled
              seen: dict = None
@@ -123,7 +124,7 @@ def evaluate(model,                 # a `Classifier`, or a learner that has lear
     episodes(split, **ask)      # are they possible?
     ways = routes(model, adapt, split, query_statistics, device, {} if seen is None else seen)
     accs = measure(ways, adapt, ask, device, quiet, together)
-    facts = dict(ask, selection=selection)
+    facts = dict(ask, selection=selection, split=split.name)
     return [row_of(accs[q], q, facts, keep) for q in query_statistics]
 
 # %% ../../nbs/adapt/evaluate.ipynb #28d6a10d
@@ -145,7 +146,7 @@ def each_episode(row: dict # of `evaluate` with `keep=True`, or of a record
     return [100 * float(hits) / asked for hits in row["hits"].split()]
 
 # %% ../../nbs/adapt/evaluate.ipynb #28d6a10e
-SAME = "data", "way", "shot", "query", "episode_seed"
+SAME = "data", "split", "way", "shot", "query", "episode_seed"
 
 def check_same(a: dict, b: dict): # rows
     "Raises `EpisodeError` if two rows are of different episodes."

@@ -58,6 +58,7 @@ class Judge:
 def counted(row: dict, asked: int) -> dict: # queries of an episode
     "A row as a record keeps it: `hits` are the right answers in each episode."
     row = dict(row)
+    del row["split"]        # a record says which data
     return dict(row, hits=as_hits(row.pop("per_episode"), asked))
 
 # %% ../../nbs/adapt/testing.ipynb #b9cb7822
