@@ -178,6 +178,8 @@ def ablation_rows(): # yields experiments
     more = dict(long={"outer_steps": 4500}, thirteen={"teachers": 13})
     for row, cpu in more.items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", cpu=cpu)
+    yield Experiment("ablation_order", "independent", "cifar_fs", "free", "ridge",
+                     {"bell.order": "independent"})
     gentle = {"dynamic.pad": 0, "dynamic.lr": .01}   # images that large teachers can shape
     cpu = CPU_SCENARIO["model_scale"]["purer"]
     yield Experiment("model_scale", "purer_gentle", "model_scale", "purer", "fine_tune",
