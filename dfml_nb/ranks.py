@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from .core import RunError, matmul_precision, require, versions
+from .devices import has_bfloat16
 from .parcels import put_back, take_out
-from .precision import has_bfloat16
 from .pulse import AGAIN, NOT_FOUND, START, RankLost, in_group, is_joined, wait
 
 _all_ = ["take_out", "put_back"]   # part of this module, too
@@ -190,7 +190,7 @@ def agree(**facts): # plain values: what this rank is about to compute, from wha
     for r, theirs in enumerate(said):
         other = [k for k in {**said[0], **theirs} if theirs.get(k) != said[0].get(k)]
         require(not other, f"process {r} of this job has another {' and another '.join(other)} "
-                "than process 0: start all of them with the same command, folders and versions")
+                "than process 0: give all of them one command, folders, versions, processors")
 
 def surroundings(device="cpu"  # on which is computed
                 ) -> dict:     # plain values

@@ -43,7 +43,7 @@ _all_ = ["get_recipe", "check_budget", "budget_text", "exchanged"]
 class DataFreeMetaLearner:
     "From a pool of pre-trained models to one model that learns new tasks from a few images."
     def __init__(self, recipe: str = "free",   # a name in `RECIPES`
-                 budget: str = "paper",        # a name in `BUDGETS`
+                 budget: str = "cpu",          # a name in `BUDGETS`
                  shot: int = 1,                # support images a class in training episodes
                  seed: int = 0,                # fixes all randomness
                  device="auto",                # see `pick_device`

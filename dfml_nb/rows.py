@@ -137,9 +137,8 @@ def earlier_rows(): # yields experiments
     for row, (recipe, adapt, settings) in EARLIER.items():
         yield Experiment("cifar_fs_main", row, "cifar_fs", recipe, adapt, settings, cpu[recipe])
     for table, cpu in FREE_EARLIER.items():
-        published = PUBLISHED.get((table, "free"), ())
         yield Experiment(table, "free_before", TABLES[table], "free", "fine_tune", BEFORE, cpu,
-                         published=published)
+                         published=PUBLISHED.get((table, "free"), ()))
 
 # %% ../nbs/rows.ipynb #3e629925
 ABLATIONS = dict(  # table → row → settings
@@ -155,28 +154,24 @@ ABLATIONS = dict(  # table → row → settings
 WITHOUT = dict(no_distillation=["replay"], no_replay=["bell"])
 
 SHORT_FREE = {**BEFORE, "outer_steps": 20, "warmup": 5, "teachers": 2,
-              "five.ngf": 32,
-              "replay.episodes": 5, "replay.max_batches": 10,
-              "bell.measure": 0}
+              "five.ngf": 32, "bell.measure": 0,
+              "replay.episodes": 5, "replay.max_batches": 10}
 
 # %% ../nbs/rows.ipynb #7baa07bb
 def ablation_rows(): # yields experiments
     "What does how much."
     for table, rows in ABLATIONS.items():
         for row, settings in rows.items():
-            yield Experiment(table, row, "cifar_fs", "free", "fine_tune", settings,
-                             SHORT_FREE)
+            yield Experiment(table, row, "cifar_fs", "free", "fine_tune", settings, SHORT_FREE)
     for row, learn in WITHOUT.items():
         yield Experiment("ablation_learn", row, "cifar_fs", "free", "fine_tune",
-                         cpu=SHORT_FREE,
-                         parts=dict(learn=learn))
+                         cpu=SHORT_FREE, parts=dict(learn=learn))
     purer = dict(curriculum={}, no_curriculum={"dynamic.curriculum": False},
                  random_start={"start": "random"})
     for row, settings in purer.items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", settings,
                          PURER_BEFORE)
-    more = dict(long={"outer_steps": 4500}, thirteen={"teachers": 13})
-    for row, cpu in more.items():
+    for row, cpu in dict(long={"outer_steps": 4500}, thirteen={"teachers": 13}).items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", cpu=cpu)
     yield Experiment("ablation_order", "independent", "cifar_fs", "free", "ridge",
                      {"bell.order": "independent"})
@@ -243,10 +238,8 @@ SOFT_AND_EVENED = {"pool_centroid.soft": 2., "pool_centroid.whiten": .15}
 def frozen_rows(): # yields experiments
     "The frozen pool, read in several ways."
     readings = dict(
-        pool=(None, {}),
-        soft=("ridge", {"pool_centroid.soft": 2.}),
-        evened=("ridge", {"pool_centroid.whiten": .1}),
-        both=("ridge", SOFT_AND_EVENED))
+        pool=(None, {}), soft=("ridge", {"pool_centroid.soft": 2.}),
+        evened=("ridge", {"pool_centroid.whiten": .1}), both=("ridge", SOFT_AND_EVENED))
     for n in (1, 4, 16, 24, 50, 100):
         for name, (adapt, settings) in readings.items():
             yield beyond(f"{name}_{n}", "pool_centroid", adapt, settings, n, "beyond_pool")
@@ -274,10 +267,10 @@ def image_rows(): # yields experiments
 # %% ../nbs/rows.ipynb #bcc7d634
 def at_length(e: Experiment) -> Experiment:
     "A row whose student learns from whole batches in float32, as all of them were measured."
-    recipe = get_recipe(e.recipe)
-    if "match" not in e.parts.get("learn", recipe.learn): return e
+    names = {**get_recipe(e.recipe).names, **e.parts}
+    if "match" not in names["learn"]: return e
     exact = {"match.shares": 1, "match.precision": "float32"}
-    if e.parts.get("recover", recipe.recover) == "pixels":
+    if names["recover"] == "pixels":
         exact["pixels.precision"] = "float32"
     return replace(e, settings={**exact, **e.settings})
 

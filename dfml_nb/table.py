@@ -195,7 +195,7 @@ RECIPES = dict(
     distill_oracle=Recipe(
         "pool_distill on the real images, unlabelled: an upper reference, NOT data-free",
         recover="real", learn=["match"], adapt="ridge", draw="none",
-        settings={"outer_steps": 0, "match.shares": 2, "match.precision": "auto"}))
+        settings={"outer_steps": 0, **QUICK}))
 
 # %% ../nbs/table.ipynb #90a67d60
 RELEASED = {"five.terms.kl": "released", "bell.kl": "released",

@@ -111,7 +111,7 @@ def evaluate(model,                 # a `Classifier`, or a learner that has lear
              selection: str = "last",
              device="cpu",          # of the model
              quiet=True,            # no progress bar
-             keep=False,            # also keep which episodes, and the accuracy in each, `per_episode`
+             keep=False,            # also keep which episodes, and the accuracy in each
              together: int = None,  # episodes at once; None: choose, see `choose_together`
              # name of a split → what the model saw of it, to be used and filled
              seen: dict = None

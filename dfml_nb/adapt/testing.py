@@ -57,9 +57,8 @@ class Judge:
 # %% ../../nbs/adapt/testing.ipynb #acb6d8cc
 def counted(row: dict, asked: int) -> dict: # queries of an episode
     "A row as a record keeps it: `hits` are the right answers in each episode."
-    row = dict(row)
-    del row["split"]        # a record says which data
-    return dict(row, hits=as_hits(row.pop("per_episode"), asked))
+    rest = {k: v for k, v in row.items() if k not in ("per_episode", "split")}
+    return dict(rest, hits=as_hits(row["per_episode"], asked))
 
 # %% ../../nbs/adapt/testing.ipynb #b9cb7822
 @patch

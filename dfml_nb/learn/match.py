@@ -20,7 +20,7 @@ from .questions import Asking
 from .student import new_student, student_steps
 from ..nets import Classifier
 from ..parts import LEARN, Bound, Count, NotNegative, Positive, Settings, Share, Whole, part
-from ..precision import Precision, wants_bfloat16
+from ..precision import Precision
 from ..ranks import take_over
 from ..recover.inversion import check_terms
 from ..splits import to_float
@@ -45,8 +45,8 @@ class MatchSettings(Settings):
     relations: NotNegative = 0.
     # units of a layer between the student's network and its answers; 0: none
     hidden: Whole = 512
-    # of all products here, the teachers' answers too; 'auto': bfloat16 on
-    # processors that have it
+    # of the student's products and of the teachers'; 'auto': bfloat16 on
+    # processors that have it, in networks that bear it
     precision: Precision = "float32"
     whiten: NotNegative = .15  # power of whitening
     # temperature at which answers are also read as probabilities;
@@ -82,8 +82,9 @@ class Match(Asking):
         super().__init__(replace(s, view=view, mirror=s.mirror and given.mirror), given)
         outputs = sum(self.ways)
         self.student = new_student(given, outputs, s.hidden).eval()
-        self.precision = s.precision
-        self.half = wants_bfloat16(s.precision, given.device, self.student)
+        self.half = self.halves("student", self.student)
+        if s.precision == "auto":
+            self.found = dict(bfloat16=self.half)
         self.opt = torch.optim.Adam(self.student.parameters(), s.lr)
         self.after = self.questions - (-s.steps // self.chunk)
         self.measured = max(2000, 4 * outputs) # views on which whitening is measured

@@ -13,7 +13,7 @@ from ..core import rng
 from .answers import pool_answers
 from .mixed_views import make_views
 from ..parts import Learn
-from ..precision import multiplying, wants_bfloat16
+from ..precision import Halves, multiplying
 from ..ranks import n_ranks, share
 from ..recover.drawn import drawn_images
 from ..splits import to_bytes, to_float
@@ -23,11 +23,11 @@ class Asking(Learn):
     "Asks the whole pool about views of images, a block of them in a step."
     needs = "images"
     ask = 1000    # views asked about in one step of the run
-    precision = "float32"   # of the teachers' products
 
-    def __init__(self, s,  # settings with drawn, view and views
+    def __init__(self, s,  # settings with drawn, view, views and precision
                  given):
         super().__init__(s, given)
+        self.halves = Halves(s.precision, given.device, given.size)
         self.ways = [given.pool.specs[j].n_classes for j in given.places]
         self.views = []                              # blocks of bytes (n, C, H, W)
         self.answers = []                            # what is said to each (n, outputs)
@@ -64,12 +64,11 @@ def everybody(self: Asking,
     ranks = n_ranks()
     jobs = [given.places[r::ranks] for r in range(ranks)]
     jobs = [places for places in jobs if places]
-    def in_turn(teacher):
-        half = wants_bfloat16(self.precision, given.device, teacher)
-        with multiplying(given.device, half):
+    def one(j, teacher):
+        with multiplying(given.device, self.halves(j, teacher)):
             return pool_answers([teacher], to_float(x).to(given.device)).float().cpu()
     def ask(places):
-        return torch.cat([in_turn(t) for t in given.teachers(places)], 1)
+        return torch.cat(list(map(one, places, given.teachers(places))), 1)
     by_teacher = {}
     for places, z in zip(jobs, share(ask, jobs, given.device)):
         ways = [given.pool.specs[j].n_classes for j in places]

@@ -61,7 +61,8 @@ def working_in(run,    # a folder, or None
         say = rank() == 0 and not (folder.path/"model.safetensors").exists()
         other = changes(begun, surroundings(device)) if say else ""
         if other:
-            print(f"{run} was begun with {spelled(other)}: its last digits may differ from those "
+            what = "figures" if "bfloat16" in other else "last digits"
+            print(f"{run} was begun with {spelled(other)}: its {what} may differ from those "
                   "of a run that nobody stopped", file=sys.stderr, flush=True)
         with same_threads(begun.get("threads"), run, say):
             yield folder

@@ -55,7 +55,8 @@ class BNStats:
     def _see(self, layer, inputs):
         if threading.get_ident() != self.thread: return
         # pixels × channels: four times faster on CPUs than reducing (0, 2, 3)
-        x = inputs[0].float().movedim(1, -1).flatten(0, -2)
+        x = inputs[0].movedim(1, -1).flatten(0, -2)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))    # halves would cancel below
         mean = x.mean(0)
         var = (x * x).mean(0) - mean * mean
         self.terms[layer] = (mean - layer.running_mean).norm() + (var - layer.running_var).norm()

@@ -15,7 +15,7 @@ from ..core import progress, require, rng
 from ..nets import Classifier, resized
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
-from ..precision import Precision, multiplying, wants_bfloat16
+from ..precision import Halves, Precision, multiplying
 from ..ranks import share
 from .drawn import drawn_images
 from .frozen_norm import FrozenStats
@@ -89,7 +89,8 @@ class PixelsSettings(Settings):
     flip: bool = True          # mirror half of the views
     pad: Whole = 2             # shift them by up to so many pixels
     edge: Edge = "zeros"       # what comes in where they are shifted
-    # of the teacher's products; 'auto': bfloat16 on processors that have it
+    # of the teachers' products; 'auto': bfloat16 on processors that have
+    # it, in networks that bear it
     precision: Precision = "float32"
     terms: TermWeights = field(
         default_factory=lambda: TermWeights(bn=.3, adv=0., tv=1e-4))
@@ -102,6 +103,10 @@ class PixelsSettings(Settings):
 class Pixels(Recover):
     "Recovers tasks by moving pixels, in the size and with the channels of the pool's images."
     Settings = PixelsSettings
+
+    def __init__(self, s: PixelsSettings, given):
+        super().__init__(s, given)
+        self.halves = Halves(s.precision, given.device, given.size)
 
     def start(self, teacher: Classifier,
               side: int,     # of the images in pixels
@@ -126,7 +131,7 @@ class Pixels(Recover):
         start = self.start(teacher, side, key)
         task = invert_pixels(teacher, s.per_class, s.steps, s.lr, s.terms, keys, key, s.flip,
                              s.pad, s.edge, size=side, start=start, student=student,
-                             half=wants_bfloat16(s.precision, given.device, teacher))
+                             half=self.halves(j, teacher))
         x = task.x.expand(-1, given.channels, -1, -1)
         x = resized(x, (given.size, given.size)).clamp(0, 1)
         return Task(x, task.y, task.classes, j)
