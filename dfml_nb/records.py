@@ -12,6 +12,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+from .adapt.evaluate import paired_difference
 from .adapt.tables import half_of, load_results, over_seeds, without_episodes
 from .core import RunError, as_json, load_json, require, stable_seed
 from .learn.trainer import compose
@@ -183,6 +184,8 @@ def gain_of(name: str, base: str,  # as in `records_of`
             shot: int,             # of a test
             folder="../../results" # as in `records_of`
            ) -> tuple:             # points, half-width of their 95% interval
-    "By how much a row is better than another, if they are independent."
+    """By how much a row is better than another: episode by episode where both say what came out in
+    each, else as if they were independent."""
     a, b = (figures_of(row, folder)[shot] for row in (name, base))
+    if "hits" in a and "hits" in b: return paired_difference(a, b)
     return a["acc"] - b["acc"], math.hypot(a["ci95"], b["ci95"])
