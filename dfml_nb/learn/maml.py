@@ -31,10 +31,15 @@ class ReplaySettings(MamlSettings):
         smoke=dict(query=3, max_batches=2, episodes=2))
 
 # %% ../../nbs/learn/maml.ipynb #4a1f0d0d
+def in_order(key: tuple # of a class, as from `Pool.class_keys`
+            ) -> tuple: # can be compared with that of any other
+    "A class of a known domain, or of a known name, may stand beside one of neither."
+    return len(key), key[0] is not None, key
+
 def classes_of(episodes: list # of episodes
-              ) -> list:      # global keys, each once
+              ) -> list:      # global keys, each once, in order
     "The classes that occur in some episodes."
-    return sorted(set(sum([e.classes for e in episodes], [])))
+    return sorted(set(sum([e.classes for e in episodes], [])), key=in_order)
 
 # %% ../../nbs/learn/maml.ipynb #bd984c71
 def while_gaining(store,   # of recovered images, with ready
