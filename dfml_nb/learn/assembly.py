@@ -113,9 +113,10 @@ def first_model(self: Assembly) -> Classifier:
     "The meta-model before it has learned anything."
     s = self.s
     pool = self.given.pool
+    places = self.given.places
     model = pool.meta_model(s.arch, self.seed, s.size, self.device)
-    if s.start == "average" and same_weights(pool, model) is None:
-        model.net.load_state_dict(average_weights(m.net.state_dict() for m in pool))
+    if s.start == "average" and same_weights(pool, model, places) is None:
+        model.net.load_state_dict(average_weights(pool[i].net.state_dict() for i in places))
     return model
 
 # %% ../../nbs/learn/assembly.ipynb #ef6660b2

@@ -54,12 +54,14 @@ def same_architecture(pool: Pool
                         "or a method that inverts them")
 
 def same_weights(pool: Pool,
-                 model: Classifier # e.g. a meta-model
+                 model: Classifier, # e.g. a meta-model
+                 places=()         # of teachers in the pool; empty: all
                 ) -> str:          # None if they are, else a sentence
     "Why the teachers' weights do not have the names and shapes of a model's."
     want = shapes_of(model.net.state_dict())
-    for s, m in zip(pool.specs, pool):
-        if shapes_of(m.net.state_dict()) != want:
+    for i in places or range(len(pool)):
+        s = pool.specs[i]
+        if shapes_of(pool[i].net.state_dict()) != want:
             return (f"{s.name} ({s.arch}, {s.n_classes} classes, {s.size} pixels) has other "
                     "weights than the meta-model: weights of different shapes cannot be mixed")
 
@@ -75,16 +77,29 @@ def like_teachers(pool: Pool,
         getattr(model, what).copy_(torch.tensor(getattr(pool, what)).view(1, -1, 1, 1))
     return model.requires_grad_(True).to(device)
 
+# %% ../../nbs/learn/average.ipynb #39e0e094
+class Trusted:
+    "The teachers of a pool that may be used, one after another; all if no places are named."
+    def __init__(self, given): # pool, places
+        self.pool = given.pool
+        self.places = list(given.places) or list(range(len(given.pool)))
+
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, k):
+        return self.pool[self.places[k]]
+
 # %% ../../nbs/learn/average.ipynb #85a537c2
 @part(LEARN, "average")
 class Average(Learn):
-    "The mean of all teachers' weights."
+    "The mean of all trusted teachers' weights."
     owns = True
     needs = None
 
     def __init__(self, s, given):
         super().__init__(s, given)
-        mean = average_weights(m.net.state_dict() for m in given.pool)
+        mean = average_weights(m.net.state_dict() for m in Trusted(given))
         self.model = like_teachers(given.pool, mean, given.device)
 
     @classmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..core import rng
-from .average import Average
+from .average import Average, Trusted
 from .hyper_network import HyperNet, ascend, worst_code
 from .pool_vectors import PoolVectors
 from ..parts import LEARN, Count, Positive, Settings, Share, Whole, part
@@ -87,7 +87,8 @@ class DRO(Average):
 
     def __init__(self, s: DROSettings, given):
         super().__init__(s, given)       # the meta-model begins as the average
-        pool = given.pool
+        pool = Trusted(given)
+        self.places = pool.places
         self.vectors = PoolVectors(pool, given.device)
         self.split = split_models(len(pool), s.val, given.seed)
         hyper = HyperNet(len(pool), len(self.vectors), s.embedding, s.hidden, given.seed)
@@ -103,7 +104,7 @@ class DRO(Average):
         gen = rng(self.given.seed, "dro", i)
         row = dro_step(self.hyper, self.vectors, self.split, self.s, gen)
         self.write()
-        check_terms(row, i, list(range(len(self.given.pool))))
+        check_terms(row, i, self.places)
         return row
 
     def state_dict(self):

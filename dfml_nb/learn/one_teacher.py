@@ -18,19 +18,23 @@ from ..pool.pool import Pool
 # %% ../../nbs/learn/one_teacher.ipynb #e7ca2d0c
 def place_in(pool: Pool,
              place: int, # -1: drawn by the seed; -2: the one with the best recorded accuracy
-             seed        # for -1
+             seed,       # for -1
+             places=()   # of teachers that may be used; empty: all
             ) -> int:    # place in the pool
-    "Which teacher is meant. Raises `PoolError` if there is none, or no recorded accuracy."
+    """Which teacher is meant. Raises `PoolError` if there is none, it is not trusted, or there is no
+    recorded accuracy."""
     require(-2 <= place < len(pool), f"there is no teacher {place} in a pool of {len(pool)}",
             PoolError)
-    known = any(s.accuracy is not None for s in pool.specs)
+    places = list(places) or list(range(len(pool)))
+    require(place < 0 or place in places,
+            f"teacher {place} is not trusted: choose another, or trust it", PoolError)
+    known = any(pool.specs[i].accuracy is not None for i in places)
     require(place != -2 or known,
             "no teacher of this pool has a recorded accuracy: choose one by its place", PoolError)
     if place == -2:
-        accuracies = [s.accuracy or 0. for s in pool.specs]
-        return accuracies.index(max(accuracies))
+        return max(places, key=lambda i: pool.specs[i].accuracy or 0.)
     if place == -1:
-        return int(torch.randint(len(pool), (), generator=rng(seed, "which teacher")))
+        return places[int(torch.randint(len(places), (), generator=rng(seed, "which teacher")))]
     return place
 
 # %% ../../nbs/learn/one_teacher.ipynb #70512c31
@@ -49,5 +53,5 @@ class OneTeacher(Learn):
 
     def __init__(self, s: TeacherSettings, given):
         super().__init__(s, given)
-        self.found = dict(place=place_in(given.pool, s.place, given.seed))
+        self.found = dict(place=place_in(given.pool, s.place, given.seed, given.places))
         self.model = deepcopy(given.pool[self.found["place"]]).to(given.device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from .average import average_weights, like_teachers, same_architecture
+from .average import Trusted, average_weights, like_teachers, same_architecture
 from .one_teacher import place_in
 from ..parts import LEARN, Learn, Settings, part
 
@@ -92,11 +92,12 @@ class OTA(Learn):
     def __init__(self, s: OTASettings, given):
         super().__init__(s, given)
         pool = given.pool
-        self.found = dict(reference=place_in(pool, s.reference, given.seed))
-        ref = pool[self.found["reference"]].net.state_dict()
+        reference = place_in(pool, s.reference, given.seed, given.places)
+        self.found = dict(reference=reference)
+        ref = pool[reference].net.state_dict()
         chain = CHAINS[pool.specs[0].arch]
         mean = average_weights(align(m.net.state_dict(), ref, chain)
-                               for m in pool)
+                               for m in Trusted(given))
         self.model = like_teachers(pool, mean, given.device)
 
     @classmethod

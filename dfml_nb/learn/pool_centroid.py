@@ -13,6 +13,7 @@ import torch
 
 from ..core import PoolError, require, rng
 from ..ensemble import ensemble
+from .average import Trusted
 from ..nets import Classifier, build_classifier, freeze
 from ..parts import LEARN, Bound, Learn, NotNegative, Settings, Whole, part
 from ..recover.drawn import drawn_images
@@ -77,11 +78,13 @@ class PoolCentroid(Learn):
         super().__init__(s, given)
         pool = given.pool
         seed = given.seed
-        require(s.teachers <= len(pool),
-                f"{s.teachers} teachers cannot be asked in a pool of {len(pool)}: "
-                f"teachers must be between 0 (all) and {len(pool)}", PoolError)
-        order = torch.randperm(len(pool), generator=rng(seed, "which teachers")).tolist()
-        some = [pool[j] for j in order[:s.teachers or None]]
+        trusted = Trusted(given)
+        n = len(trusted)
+        require(s.teachers <= n,
+                f"{s.teachers} teachers cannot be asked in a pool of {n} that are trusted: "
+                f"teachers must be between 0 (all) and {n}", PoolError)
+        order = torch.randperm(n, generator=rng(seed, "which teachers")).tolist()
+        some = [trusted[j] for j in order[:s.teachers or None]]
         soft = 0. if s.whiten else s.soft
         self.model = ensemble(some, pool.way, seed, soft).to(given.device)
         if s.whiten:
