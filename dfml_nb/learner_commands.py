@@ -38,13 +38,17 @@ def read_trust(file, # of screen
               ) -> list: # one weight a teacher
     "The weights for the draw of teachers. Raises `RunError`, `SettingsError`."
     from dfml_nb.core import load_json, require
-    trust = load_json(file)
-    trust = trust.get("trust") if isinstance(trust, dict) else None
+    said = load_json(file)
+    said = said if isinstance(said, dict) else {}
+    trust = said.get("trust")
     make = f"make it with `dfml screen POOL --out {file}`"
     require(isinstance(trust, dict), f"{file} holds no trust: {make}")
     missing = [s.name for s in pool.specs if s.name not in trust]
     some = ", ".join(missing[:3])
     require(not missing, f"{file} says nothing about {some}: it was made for another pool")
+    # older files do not say of which pool they speak
+    same = said.get("pool") in (None, pool.digest())
+    require(same, f"{file} was made for another pool, or this one has changed since: {make}")
     return [trust[s.name] for s in pool.specs]
 
 # %% ../nbs/learner_commands.ipynb #a530000d

@@ -175,11 +175,13 @@ def screen(pool: str,           # folder of the pool
     from dfml_nb.core import versions
     from dfml_nb.recover.screen import screen as screen_pool, screen_table, trust_weights
     check_place(out)
-    rows = screen_pool(open_pool(pool, factory), seed=seed, device=device, quiet=quiet)
+    pool = open_pool(pool, factory)
+    rows = screen_pool(pool, seed=seed, device=device, quiet=quiet)
     names = [r["name"] for r in rows]
     try:
         trust = dict(zip(names, trust_weights(rows)))
-        write_json(out, dict(trust=trust, rows=rows, seed=seed, versions=versions()))
+        about = dict(pool=pool.digest(), seed=seed, versions=versions())
+        write_json(out, dict(trust=trust, rows=rows, **about))
     finally:
         print(screen_table(rows))
     return rows
