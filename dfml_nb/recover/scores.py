@@ -137,12 +137,14 @@ def bn_gap(teacher: Classifier, # frozen
     return sum(out) / len(out) if out else None
 
 # %% ../../nbs/recover/scores.ipynb #686a68f7
-def answer_entropy(logits     # (N, classes)
-                  ) -> float: # 0: always the same answer; 1: every class equally often
-    "Entropy of the predicted classes, as a fraction of the largest possible."
+def answer_entropy(logits,      # (N, classes)
+                   shown: int = None # classes that the images are of, if that is known
+                  ) -> float: # 0: always the same answer; 1: as varied as the images
+    "Entropy of the predicted classes, as a fraction of what can be expected."
     n_classes = logits.shape[1]
     p = logits.argmax(1).bincount(minlength=n_classes) / len(logits)
-    return max(0., -torch.special.xlogy(p, p).sum().item() / math.log(n_classes))
+    largest = math.log(max(2, min(n_classes, shown or n_classes)))
+    return max(0., -torch.special.xlogy(p, p).sum().item() / largest)
 
 def answer_variety(teacher: Classifier, # frozen
                    tasks: list,         # of all teachers
@@ -153,9 +155,12 @@ def answer_variety(teacher: Classifier, # frozen
     gen = rng(seed, "spread")
     each = max(1, s.foreign // len(tasks))
     said = []
+    shown = set()
     for i in torch.randperm(len(tasks), generator=gen)[:s.foreign].tolist():
-        x = tasks[i].x
-        few = torch.randperm(len(x), generator=gen)[:each]
-        said.append(answers(teacher, x[few.to(x.device)]))
-    said = [z for z in said if z is not None]
-    return answer_entropy(torch.cat(said)) if said else None
+        task = tasks[i]
+        few = torch.randperm(len(task.x), generator=gen)[:each]
+        z = answers(teacher, task.x[few.to(task.x.device)])
+        if z is not None:
+            said.append(z)
+            shown.update(task.classes[k] for k in task.y.cpu()[few].tolist())
+    return answer_entropy(torch.cat(said), len(shown)) if said else None
