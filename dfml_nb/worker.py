@@ -97,21 +97,27 @@ START_WORKER = "import sys; sys.path[:] = {path!r}; from dfml_nb.worker import w
 class Worker:
     "Another process on this machine."
     def __init__(self, folder: str): # of the orders
-        mine, theirs = Pipe()
+        self.number = 0           # of the last order
+        self.said = tempfile.TemporaryFile()
+        self.pipe, theirs = Pipe()
         life, self.life = os.pipe()
-        files = theirs.fileno(), life
+        try:
+            self.process = self.start((theirs.fileno(), life), folder)
+        except OSError:
+            self.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(life)
+
+    def start(self, files: tuple, # its ends of the two pipes
+              folder: str) -> subprocess.Popen:
         told = *files, str(folder)
         path = [os.path.abspath(p) for p in sys.path]
         command = [sys.executable, "-c", START_WORKER.format(path=path, told=told)]
-        self.said = tempfile.TemporaryFile()
         env = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        self.process = subprocess.Popen(command, env=env, pass_fds=files, start_new_session=True,
-                                        stdin=subprocess.DEVNULL, stdout=self.said,
-                                        stderr=self.said)
-        theirs.close()
-        os.close(life)
-        self.pipe = mine
-        self.number = 0           # of the last order
+        return subprocess.Popen(command, env=env, pass_fds=files, start_new_session=True,
+                                stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said)
 
     def order(self, file: str):
         self.number += 1
@@ -142,6 +148,9 @@ class Worker:
     def end(self):
         self.process.kill()       # it writes no files, and it may be stopped
         self.process.wait()
+        self.close()
+
+    def close(self):
         os.close(self.life)
         self.pipe.close()
         self.said.close()

@@ -77,14 +77,14 @@ class Help:
 
     def call(self):
         "Send the order; by a file, because it may be large and the workers are not there yet."
-        self.folder = self.crew.place()
-        file = self.folder/"order"
         try:
+            self.folder = self.crew.place()
+            file = self.folder/"order"
             file.write_bytes(pickle.dumps(dict(self.order, how=how_here())))
+            self.workers = self.crew.some(self.n - 1)
         except Exception as e:
             self.without(f"{type(e).__name__}: {e}")
             return
-        self.workers = self.crew.some(self.n - 1)
         for w in self.workers:
             w.order(str(file))
 
