@@ -88,7 +88,9 @@ def work(pipe: int, life: int, # numbers of open files
     pipe = Connection(pipe)
     with computing(), suppress(EOFError, OSError):
         while True:
-            serve(pipe, *pipe.recv())
+            order = pipe.recv()
+            if order is not None:   # None: it was done without this worker, who could not do it
+                serve(pipe, *order)
     shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/worker.ipynb #99cdcad9
