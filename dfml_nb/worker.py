@@ -38,9 +38,15 @@ def how_here() -> dict: # plain values
     "What a worker takes over from the process that it works for."
     return dict(environ=dict(os.environ), folder=os.getcwd())
 
+taken_over = set()        # names of variables
+
 def like_there(how: dict): # of `how_here`
     "Work as the other process does."
+    for name in taken_over - how["environ"].keys():
+        os.environ.pop(name, None)
     os.environ.update(how["environ"])
+    taken_over.clear()
+    taken_over.update(how["environ"])
     os.chdir(how["folder"])
 
 def prepared(file: str): # with an order → a function, to be called in the group
