@@ -13,7 +13,7 @@ import torch
 from ..core import PoolError, require, rng
 from ..data import load_data
 from ..episodes import Episode, sample_episode
-from ..nets import resized
+from ..nets import in_grey, resized
 from ..parts import RECOVER, Count, Recover, Settings, part
 from ..pool.plan import content_digest
 from .inversion import Task
@@ -44,6 +44,8 @@ class RealImages:
     def fitted(self, x # (N, C, H, W) in [0, 1]
               ) -> torch.Tensor: # (N, channels, size, size) in [0, 1]
         "Images as recovered ones would be."
+        if self.channels == 1 and x.shape[1] == 3:
+            x = in_grey(x)
         x = x.expand(-1, self.channels, -1, -1)
         return resized(x, (self.size, self.size)).clamp(0, 1)
 
@@ -55,7 +57,8 @@ class RealImages:
         if len(self.splits) > 1:
             which = int(torch.randint(len(self.splits), (), generator=gen))
         number = torch.randint(2**62, (), generator=gen).item()
-        return sample_episode(self.splits[which], way, shot, query, number)
+        e = sample_episode(self.splits[which], way, shot, query, number)
+        return e._replace(support_x=self.fitted(e.support_x), query_x=self.fitted(e.query_x))
 
     def ready(self, way: int, n: int) -> bool: # classes; images of each
         "Whether there is enough for an episode."
