@@ -39,15 +39,13 @@ def read_trust(file, # of screen
     "The weights for the draw of teachers. Raises `RunError`, `SettingsError`."
     from dfml_nb.core import load_json, require
     said = load_json(file)
-    said = said if isinstance(said, dict) else {}
-    trust = said.get("trust")
+    trust = said.get("trust") if isinstance(said, dict) else None
     make = f"make it with `dfml screen POOL --out {file}`"
     require(isinstance(trust, dict), f"{file} holds no trust: {make}")
-    missing = [s.name for s in pool.specs if s.name not in trust]
-    some = ", ".join(missing[:3])
-    require(not missing, f"{file} says nothing about {some}: it was made for another pool")
+    some = ", ".join([s.name for s in pool.specs if s.name not in trust][:3])
+    require(not some, f"{file} says nothing about {some}: it was made for another pool")
     # older files do not say of which pool they speak
-    same = said.get("pool") in (None, pool.digest())
+    same = "pool" not in said or said["pool"] == pool.digest()
     require(same, f"{file} was made for another pool, or this one has changed since: {make}")
     return [trust[s.name] for s in pool.specs]
 

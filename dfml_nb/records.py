@@ -144,10 +144,9 @@ def mean_over_data(rows: list # of a record's test, with data
         groups.setdefault(key, []).append(r)
     means = []
     for g in groups.values():
-        acc = sum(r["acc"] for r in g) / len(g)
         ci95 = sum(half_of(r) ** 2 for r in g) ** .5 / len(g)
         row = g[0] if len(g) == 1 else without_episodes(g[0])
-        means.append(dict(row, data="mean", acc=acc, ci95=ci95))
+        means.append(dict(row, data="mean", acc=sum(r["acc"] for r in g) / len(g), ci95=ci95))
     return means
 
 # %% ../nbs/records.ipynb #7c1d0a16
@@ -184,8 +183,7 @@ def gain_of(name: str, base: str,  # as in `records_of`
             shot: int,             # of a test
             folder="../../results" # as in `records_of`
            ) -> tuple:             # points, half-width of their 95% interval
-    """By how much a row is better than another: episode by episode where both say what came out in
-    each, else as if they were independent."""
+    "By how much a row is better than another, by episode if both kept them."
     a, b = (figures_of(row, folder)[shot] for row in (name, base))
     if "hits" in a and "hits" in b: return paired_difference(a, b)
     return a["acc"] - b["acc"], math.hypot(a["ci95"], b["ci95"])

@@ -82,11 +82,10 @@ class Help:
             file = self.folder/"order"
             file.write_bytes(pickle.dumps(dict(self.order, how=how_here())))
             self.workers = self.crew.some(self.n - 1)
+            for w in self.workers:
+                w.order(str(file))
         except Exception as e:
             self.without(f"{type(e).__name__}: {e}")
-            return
-        for w in self.workers:
-            w.order(str(file))
 
     def ready(self) -> bool:
         "Whether all are; those that were asked for by number are waited for."

@@ -21,8 +21,8 @@ def place_in(pool: Pool,
              seed,       # for -1
              places=()   # of teachers that may be used; empty: all
             ) -> int:    # place in the pool
-    """Which teacher is meant. Raises `PoolError` if there is none, it is not trusted, or there is no
-    recorded accuracy."""
+    """Which teacher is meant. Raises `PoolError` if there is none, or no recorded
+    accuracy, or if it is not trusted."""
     require(-2 <= place < len(pool), f"there is no teacher {place} in a pool of {len(pool)}",
             PoolError)
     places = list(places) or list(range(len(pool)))
@@ -53,5 +53,6 @@ class OneTeacher(Learn):
 
     def __init__(self, s: TeacherSettings, given):
         super().__init__(s, given)
-        self.found = dict(place=place_in(given.pool, s.place, given.seed, given.places))
-        self.model = deepcopy(given.pool[self.found["place"]]).to(given.device)
+        place = place_in(given.pool, s.place, given.seed, given.places)
+        self.found = dict(place=place)
+        self.model = deepcopy(given.pool[place]).to(given.device)
