@@ -106,14 +106,14 @@ def import_files(files: str, # a .pt, .pth, .safetensors … file, or a folder o
                  mean: Mean,
                  std: tuple[float, ...], # the same for the deviation
                  classes: int = None, # number of outputs
-                 names: Names = None, domain: Domain = None,
+                 names: Names = None, domain: Domain = None, factory: Factory = None,
                  # argument of the architecture, for example filters=64; may be repeated
                  arch_arg: dict = None,
-                 factory: Factory = None,
                  name: str = None, # of the model of one file; default: the file's name
                  # where the weights lie in the file, if there are several: for example model_ema
                  key: str = None,
                  ema: bool = False, # take the averaged weights (EMA) that lie beside the others
+                 no_mirror: bool = False, # images must not be mirrored: letters, digits, signs
                  recursive: bool = False, # all files of all folders below
                  skip_bad: bool = False, # import the good files of a folder, and name the others
                  quiet: Quiet = False
@@ -124,7 +124,7 @@ def import_files(files: str, # a .pt, .pth, .safetensors … file, or a folder o
     require(classes or names or arch.startswith("hf:"), how_many)
     how = dict(recursive=recursive, skip_bad=skip_bad, quiet=quiet)
     about = dict(size=size, mean=mean, std=std, key=key, ema=ema, n_classes=classes, domain=domain,
-                 class_names=read_names(names), arch_args=arch_arg or {})
+                 class_names=read_names(names), arch_args=arch_arg or {}, mirror=not no_mirror)
     pool = put_files(out, files, arch, factory, name, how, about)
     print(f"{out}: {pool}")
     return pool

@@ -89,7 +89,8 @@ def _checked(args, taken, factories, quiet):
             todo.append(file)
         elif not _same_model(have, spec, model, factories):
             other = f"there is already another model {spec.name!r}"
-            bad.append(f"{_placed(file, args)}{file.name}: {other}: rename the file")
+            bad.append(f"{_placed(file, args)}{file.name}: {other}: rename the file, or, if "
+                       "only what is said of it is new, correct its row in pool.json")
     _say_all(notes)
     return todo, bad
 
@@ -137,7 +138,7 @@ def _check_said(args):
         missing = [k for k in ("size", "mean", "std") if k not in said]
         require(not missing, f"{file.name}: say also {', '.join(missing)}: the side of its images "
                 "in pixels, and their normalisation as in import_model", PoolError)
-        check_arch(file, said["arch"], said.get("arch_args"))
+        check_arch(file, said["arch"], said.get("arch_args"), said.get("mirror", True))
 
 def _judge(bad, files, skip_bad):
     "Say what is wrong with the bad files; go on only without any, or if some are to be skipped."

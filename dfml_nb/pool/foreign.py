@@ -27,11 +27,11 @@ from .spec import ModelSpec, check_spec, unboxed
 # %% ../../nbs/pool/foreign.ipynb #8d81f7c2
 @usual_tensors()
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,
-                 factory=None, key=None, ema=False, say=None, # arguments as in import_model
+                 factory=None, key=None, ema=False, mirror=True, say=None, # as in import_model
                  **spec
                 ) -> tuple:             # (Classifier, ModelSpec, factories)
     "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
-    check_arch(file, arch, spec.get("arch_args"))
+    check_arch(file, arch, spec.get("arch_args"), mirror)
     file = at_home(file)
     factories = {arch: factory} if factory else None
     arch, n_classes, class_names, args = understood(
@@ -46,8 +46,8 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     spec = ModelSpec(name, arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
     spec, fit = fitted(file, spec, factories, key, ema, say or say_note)
-    if key or ema:
-        spec.trained = {**spec.trained, "weights": fit.root[:200]}
+    nest = dict(weights=fit.root[:200]) if key or ema else {}
+    spec.trained = {**spec.trained, **nest, **({} if mirror else dict(mirror=False))}
     try:
         model = restore(spec, fit.weights(), factories, FRESH_FILE, strict=True)
         _check_told(model, spec, fit.weights(), factories)
@@ -57,8 +57,8 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     except PoolError as e:
         raise PoolError(f"{file.name}: {e}") from e
 
-def check_arch(file, arch, arch_args): # as said by the caller
-    "Raises `PoolError` unless these are a path, a name and a table."
+def check_arch(file, arch, arch_args, mirror=True): # as said by the caller
+    "Raises `PoolError` unless these are a path, a name, a table, and yes or no."
     require(isinstance(file, (str, os.PathLike)), "a file is given as its path, not as a "
             f"{type(file).__name__}: save weights with torch.save, and name that file", PoolError)
     name = Path(file).name
@@ -66,6 +66,8 @@ def check_arch(file, arch, arch_args): # as said by the caller
             f"{type(arch).__name__}: what builds a network is given as factory", PoolError)
     require(isinstance(arch_args, (dict, type(None))), f"{name}: arch_args is a table, such as "
             f"dict(filters=64), not {brief(arch_args)}", PoolError)
+    require(unboxed(mirror) in (True, False), f"{name}: mirror is True, or False where a mirrored "
+            f"image is of another class, not {brief(mirror)}", PoolError)
 
 def _notes(file, model, spec, fit) -> list: # of sentences
     "What its reader should know of a model, though it is taken as it is."

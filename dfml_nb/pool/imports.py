@@ -33,10 +33,12 @@ def import_model(path,              # the pool's folder; made if it is not there
                  factory=None,
                  key: str = None,   # the nest of the weights in the file, if there are several
                  ema=False,         # take the averaged weights (EMA) that lie beside the others
+                 mirror=True,       # may images be mirrored? False for letters, digits, signs
                  **spec             # more fields of ModelSpec: domain, accuracy, arch_args, trained
                 ) -> ModelSpec:     # the new row
     "Put somebody's model into a pool. Raises `PoolError` if it is not safe or does not fit."
     model, spec, factories = read_foreign(
         file, arch, size=size, mean=mean, std=std, n_classes=n_classes, class_names=class_names,
-        name=name, factory=factory, key=key, ema=ema, **spec)
+        name=name, factory=factory, key=key, ema=ema, mirror=mirror,
+        **spec)
     return add_models(path, [dict(asdict(spec), model=model)], factories)[0]
