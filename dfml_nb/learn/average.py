@@ -39,6 +39,13 @@ def shapes_of(state: dict # name → tensor
     "What two sets of weights must have in common to be mixed."
     return {k: tuple(v.shape) for k, v in state.items()}
 
+# %% ../../nbs/learn/average.ipynb #39e0e095
+def trusted(pool: Pool,
+            places        # of those that may be used; empty: all
+           ) -> list:     # of places in the pool
+    "Which teachers may be used."
+    return list(places) or list(range(len(pool)))
+
 # %% ../../nbs/learn/average.ipynb #4a1f1103
 def same_architecture(pool: Pool
                      ) -> str: # None if all are the same, else a sentence
@@ -59,7 +66,7 @@ def same_weights(pool: Pool,
                 ) -> str:          # None if they are, else a sentence
     "Why the teachers' weights do not have the names and shapes of a model's."
     want = shapes_of(model.net.state_dict())
-    for i in places or range(len(pool)):
+    for i in trusted(pool, places):
         s = pool.specs[i]
         if shapes_of(pool[i].net.state_dict()) != want:
             return (f"{s.name} ({s.arch}, {s.n_classes} classes, {s.size} pixels) has other "
@@ -82,7 +89,7 @@ class Trusted:
     "The teachers of a pool that may be used, one after another; all if no places are named."
     def __init__(self, given): # pool, places
         self.pool = given.pool
-        self.places = list(given.places) or list(range(len(given.pool)))
+        self.places = trusted(given.pool, given.places)
 
     def __len__(self):
         return len(self.places)

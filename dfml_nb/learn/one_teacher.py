@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..core import PoolError, require, rng
+from .average import trusted
 from ..parts import LEARN, Learn, Settings, part
 from ..pool.pool import Pool
 
@@ -25,7 +26,7 @@ def place_in(pool: Pool,
     accuracy, or if it is not trusted."""
     require(-2 <= place < len(pool), f"there is no teacher {place} in a pool of {len(pool)}",
             PoolError)
-    places = list(places) or list(range(len(pool)))
+    places = trusted(pool, places)
     require(place < 0 or place in places,
             f"teacher {place} is not trusted: choose another, or trust it", PoolError)
     known = any(pool.specs[i].accuracy is not None for i in places)

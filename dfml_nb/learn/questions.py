@@ -64,11 +64,13 @@ def everybody(self: Asking,
     ranks = n_ranks()
     jobs = [given.places[r::ranks] for r in range(ranks)]
     jobs = [places for places in jobs if places]
-    def one(j, teacher):
-        with multiplying(given.device, self.halves(j, teacher)):
-            return pool_answers([teacher], to_float(x).to(given.device)).float().cpu()
     def ask(places):
-        return torch.cat(list(map(one, places, given.teachers(places))), 1)
+        images = to_float(x).to(given.device)
+        said = []
+        for j, teacher in zip(places, given.teachers(places)):
+            with multiplying(given.device, self.halves(j, teacher)):
+                said.append(pool_answers([teacher], images).float())
+        return torch.cat(said, 1).cpu()
     by_teacher = {}
     for places, z in zip(jobs, share(ask, jobs, given.device)):
         ways = [given.pool.specs[j].n_classes for j in places]
