@@ -9,6 +9,7 @@ __all__ = ['Trainer']
 from fastcore.basics import patch
 
 from ..core import Clock
+from ..cores import return_memory
 from .assembly import Assembly
 from .draws import RandomDraw
 from .memory import Memory
@@ -37,6 +38,7 @@ def step(self: Trainer, i: int # number of the step
         row.update(self.recover.report())
         self.recover.hear(row)
     self.draw.hear(row)
+    return_memory()
     return row
 
 # %% ../../nbs/learn/trainer.ipynb #e96fcbd9
