@@ -21,9 +21,8 @@ from tqdm import tqdm
 # part of this module, too
 from .devices import (DEVICES, USUAL, Held, device_name, learning, matmul_precision,
                              pick_device, single_precision, usual_tensors)
-from .disk import (HOST, LONGEST, MANY, as_json, at_home, atomic_write, check_open,
-                          check_target, load_json, parse_json, plain, save_json, sha256_file,
-                          to_disk)
+from .disk import (HOST, as_json, at_home, atomic_write, check_open, check_target,
+                          load_json, parse_json, save_json, sha256_file, to_disk)
 from .errors import (DataError, DFMLError, EpisodeError, PoolError, RunError,
                             SettingsError, brief, of_python, require, spelled, whole_number,
                             whole_seed)

@@ -34,7 +34,7 @@ from .worker import hired
 from .choices import (arguments_of, budget_text, check_budget,
                              chosen_settings, exchanged, get_recipe)
 from .settings import override
-from .table import BUDGETS, RECIPES, Recipe, settings_for
+from .table import RECIPES, settings_for
 
 # part of this module, too
 _all_ = ["get_recipe", "check_budget", "budget_text", "exchanged"]

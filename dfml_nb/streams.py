@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../nbs/streams.ipynb #5e7a0003
 import codecs
-import contextlib
 import os
 import sys
 

@@ -7,7 +7,6 @@ __all__ = ['restore', 'Cost', 'at_most', 'check_cost', 'wanted']
 
 # %% ../../nbs/pool/restore.ipynb #0fecbc32
 import torch
-from torch import nn
 
 from ..core import DFMLError, PoolError, require, usual_tensors
 from ..nets import Classifier, freeze

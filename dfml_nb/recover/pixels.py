@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from ..core import progress, require, rng
+from ..core import require, rng
 from ..nets import Classifier, resized
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
@@ -52,7 +52,6 @@ def invert_pixels(teacher: Classifier,  # frozen
                   pad: int = 2,         # shift them by up to so many pixels
                   edge: Edge = "zeros", # what comes in where they are shifted
                   watch=None,           # called with (step, images) before each step
-                  quiet=True,           # no progress bar
                   size: int = None,     # side of the images; None: the teacher's
                   start=None,           # in [0, 1], of classes 0, 1, …, 0, 1, …; None: noise
                   student=None,         # x → logits: turns the boundary term on
@@ -66,7 +65,7 @@ def invert_pixels(teacher: Classifier,  # frozen
     y = balanced_labels(teacher.n_classes, per_class, teacher.mean.device)
     x = first_pixels(teacher, len(y), size, start, gen)
     opt = torch.optim.Adam([x], lr)
-    for step in progress(range(steps), "pixel inversion", quiet=quiet):
+    for step in range(steps):
         if watch:
             watch(step, x.detach())
         view = jitter(x, gen, pad, flip, edge)
