@@ -93,18 +93,17 @@ class Dynamic(Recover):
     def __init__(self, s: DynamicSettings, given):
         super().__init__(s, given)
         pool = given.pool
-        classes = list(dict.fromkeys(sum([pool.class_keys(i) for i in range(len(pool))], [])))
-        require(len(classes) >= given.way,
-                f"the pool knows {len(classes)} classes, and episodes need {given.way}", PoolError)
+        origin = knowing(pool, given.places)
+        require(len(origin) >= given.way, f"the teachers of this pool that may be used know "
+                f"{len(origin)} classes, and episodes need {given.way}", PoolError)
         gen = rng(given.seed, "dynamic data set")
         start = None
         if s.start == "drawn":
-            n = len(classes) * s.per_class
-            start = drawn_images(n, given.size, gen, given.channels)
-            start = start.unflatten(0, (len(classes), -1))
-        self.store = DynamicDataset(classes, s.per_class, given.channels, given.size,
+            start = drawn_images(len(origin) * s.per_class, given.size, gen, given.channels)
+            start = start.unflatten(0, (len(origin), -1))
+        self.store = DynamicDataset(list(origin), s.per_class, given.channels, given.size,
                                     pool.mean, pool.std, s.lr, gen, given.device, start)
-        self.store.origin = knowing(pool, given.places)
+        self.store.origin = origin
         self.switch = Switch(s.patience, s.curriculum)
         self.open = False
 
