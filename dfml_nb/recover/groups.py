@@ -176,10 +176,12 @@ def embed(self: Groups,
 
 @patch
 def group(self: Groups):
-    "Embed the pool, or a random part of it, and divide it into groups."
+    "Embed the trusted teachers, or a random part of them, and divide them into groups."
     s = self.s
     seed = self.given.seed
-    order = torch.randperm(len(self.given.pool), generator=rng(seed, "embedded")).tolist()
+    places = self.given.places
+    order = torch.randperm(len(places), generator=rng(seed, "embedded")).tolist()
+    order = [places[k] for k in order]
     self.embedded = sorted(order[:s.embed])
     sim = task_similarity([self.embed(j) for j in self.embedded])
     self.sim = broadcast(sim)                  # all ranks must come to the same groups
