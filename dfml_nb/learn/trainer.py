@@ -29,7 +29,8 @@ def step(self: Trainer, i: int # number of the step
     "One round: draw, recover, learn. Raises `RunError`."
     row = dict(step=i)
     warm = i < self.s.warmup
-    places = self.draw.places(i) if self.recover and i < self.draw.rounds else []
+    with self.clock("recover"):          # a draw may recover from teachers, too
+        places = self.draw.places(i) if self.recover and i < self.draw.rounds else []
     with naming(self.pool):
         tasks = self.recovery(i, places, warm, row) if places else []
         if not warm:
@@ -37,7 +38,8 @@ def step(self: Trainer, i: int # number of the step
     if self.recover:
         row.update(self.recover.report())
         self.recover.hear(row)
-    self.draw.hear(row)
+    with self.clock("learn"):
+        self.draw.hear(row)
     return_memory()
     return row
 
