@@ -171,9 +171,12 @@ def check_parts(self: Assembly):
     require(not warmup or warmup < steps,
             f"in the first {warmup} steps (warmup) nothing is learned, and there are "
             f"{steps}: raise outer_steps, or lower warmup")
+    once = isinstance(self.draw, AllOnce)
+    require(not (warmup and once), "each teacher is drawn once, and of what is recovered in the "
+            f"first {warmup} steps (warmup) nothing is kept: set warmup to 0, or name another draw")
     recover = self.names["recover"]
     for p in self.learn:
-        if p.tunes and isinstance(self.draw, AllOnce):
+        if p.tunes and once:
             check_once(p, recover, self.settings_of(recover))
         if isinstance(self.store, Memory):
             check_memory(p, self.store)
