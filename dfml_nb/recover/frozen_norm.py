@@ -49,7 +49,7 @@ class FrozenNorm(torch.autograd.Function):
 def frozen(layer: nn.BatchNorm2d # of BNStats
           ) -> bool:
     "Whether it is a plain batch norm that nothing moves."
-    plain = type(layer) in (nn.BatchNorm2d, BatchNorm)
+    plain = type(layer) in (nn.BatchNorm2d, BatchNorm) and "forward" not in vars(layer)
     return plain and not layer.training and not any(p.requires_grad for p in layer.parameters())
 
 # %% ../../nbs/recover/frozen_norm.ipynb #f4020009
