@@ -16,6 +16,7 @@ from ..parts import Learn
 from ..precision import Halves, multiplying
 from ..ranks import n_ranks, share
 from ..recover.drawn import drawn_images
+from ..recover.inversion import check_terms
 from ..splits import to_bytes, to_float
 
 # %% ../../nbs/learn/questions.ipynb #40fbdd17
@@ -83,11 +84,16 @@ def question(self: Asking,
              k: int   # number of the block of views
             ) -> dict: # what to log
     "Make some views and write down what the pool says to them."
-    gen = rng(self.given.seed, "views", k)
+    given = self.given
+    gen = rng(given.seed, "views", k)
     n = min(self.ask, self.s.views - k * self.ask)
     x = make_views(self.images(gen, n), n, gen, self.s.view)
     self.views.append(x)
-    self.answers.append(self.everybody(x).half())
+    said = self.everybody(x)
+    for j, z in zip(given.places, said.split(self.ways, 1)):
+        largest = dict(answers=z.abs().max().item())
+        check_terms(largest, given.rounds + k, [j], torch.finfo(torch.half).max)
+    self.answers.append(said.half())
     return dict(views=sum(map(len, self.views)))
 
 # %% ../../nbs/learn/questions.ipynb #05c81c68
