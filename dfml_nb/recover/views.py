@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from ..core import require
+
 # %% ../../nbs/recover/views.ipynb #61b00d45
 def draw_jitter(gen,         # torch.Generator on the CPU
                 pad: int = 4 # largest shift in pixels
@@ -35,6 +37,8 @@ def shifted(x,            # (N, C, H, W)
     "Shift and mirror, the same way for the whole batch."
     down, right, mirror = shift
     h, w = x.shape[-2:]
+    require(pad < min(h, w), f"a view is shifted by less than the {min(h, w)} pixels of an "
+            f"image's side, not by {pad}: lower pad")
     if pad:
         x = F.pad(x, (pad,) * 4, PADDING[edge])[..., down:down + h, right:right + w]
     return x.flip(-1) if flip and mirror else x
