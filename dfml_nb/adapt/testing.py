@@ -101,8 +101,8 @@ def chosen(self: Judge,
 # %% ../../nbs/adapt/testing.ipynb #7c1d0c02
 def episode_shot(settings: dict # of a learner, as `asdict` makes them
                 ) -> int:       # None: it learns from no episodes
-    "Support images a class in the episodes that a learner learns from."
-    parts = [part for part in settings.values() if isinstance(part, dict)]
+    "Support images a class in the episodes that a learner learns from (learn parts come last)."
+    parts = [part for part in reversed(settings.values()) if isinstance(part, dict)]
     return next((part["shot"] for part in parts if "shot" in part), None)
 
 # %% ../../nbs/adapt/testing.ipynb #fc7c1769
