@@ -176,4 +176,5 @@ def select(models: list,          # candidates, for example the snapshots of a r
     "Choose among models by a score. Raises `SettingsError` if there are none."
     require(models, "nothing to select from")
     scores = [score(m) for m in models]
+    require(not any(map(math.isnan, scores)), f"nothing can be selected by NaN: {scores}")
     return max(range(len(scores)), key=lambda i: scores[i]), scores
