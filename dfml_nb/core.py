@@ -24,8 +24,8 @@ from .devices import (DEVICES, USUAL, Held, device_name, learning, matmul_precis
 from .disk import (HOST, as_json, at_home, atomic_write, check_open, check_target,
                           load_json, parse_json, save_json, sha256_file, to_disk)
 from .errors import (DataError, DFMLError, EpisodeError, PoolError, RunError,
-                            SettingsError, brief, of_python, require, spelled, whole_number,
-                            whole_seed)
+                            SettingsError, brief, of_python, require, showable, spelled,
+                            whole_number, whole_seed)
 from .seeds import fork_seed, one_thread, rng, stable_seed
 
 _all_ = ["DEVICES", "device_name", "pick_device", "HOST", "atomic_write",

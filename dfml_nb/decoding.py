@@ -13,7 +13,7 @@ from enum import IntFlag
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .core import DataError, progress, require
+from .core import DataError, brief, progress, require
 
 # %% ../nbs/decoding.ipynb #34e70f61
 FOREIGN = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
@@ -31,7 +31,7 @@ def opened(file): # an image file
         with Image.open(file, formats=readable()) as im:
             yield im
     except Exception as e:
-        shown = "".join(c if c.isprintable() else " " for c in str(file)[:300])
+        shown = brief(file, 300)
         if "://" in shown:
             cure = "nothing is downloaded here: download it first, and name the file"
         elif isinstance(e, FileNotFoundError):

@@ -8,12 +8,19 @@ __all__ = ['DFMLError', 'SettingsError', 'DataError', 'EpisodeError', 'PoolError
 # %% ../nbs/errors.ipynb #1540401d
 import operator
 import reprlib
+import unicodedata
 
 # %% ../nbs/errors.ipynb #0667a9fc
+def showable(c: str # one character
+         ) -> bool:
+    """May a terminal be given it? So are spaces of any width, and the two joiners without which
+    Persian, Hindi and many an emoji cannot be written."""
+    return c.isprintable() or c in "\u200c\u200d" or unicodedata.category(c) == "Zs"
+
 def spelled(text: str # that somebody will see
            ) -> str:  # the same, and what a terminal might obey is written out
     "Names of files and settings come from strangers, and a terminal can be told much by a name."
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return "".join(c if showable(c) or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 # %% ../nbs/errors.ipynb #0667a9fd
 class DFMLError(Exception):
@@ -50,7 +57,7 @@ def brief(v,              # anything, from anywhere
         text = _short.repr(v) if isinstance(v, (list, tuple, dict, set, frozenset)) else str(v)
     except Exception:
         text = f"a {type(v).__name__} that cannot be shown"
-    line = "".join(c if c.isprintable() else " " for c in text[:most])
+    line = "".join(c if showable(c) else " " for c in text[:most])
     return line + "…" * (len(text) > most)
 
 # %% ../nbs/errors.ipynb #e04b579c

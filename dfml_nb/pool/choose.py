@@ -10,7 +10,7 @@ import os, re
 from collections import Counter
 from pathlib import Path
 
-from ..core import PoolError, require
+from ..core import PoolError, require, showable
 from ..listing import is_junk
 from .hub import is_table, table_of
 from .kinds import REPACK, brief
@@ -27,7 +27,7 @@ def shown_name(file
               ) -> str:
     "A file's name in printable letters: on another system it may have been none in UTF-8."
     name = os.fsencode(Path(file).name).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "_" for c in name[:200])
+    return "".join(c if showable(c) else "_" for c in name[:200])
 
 def plain_name(file
               ) -> str:

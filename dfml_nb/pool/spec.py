@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import PoolError, atomic_write, check_open, load_json, require
+from ..core import PoolError, atomic_write, check_open, load_json, require, showable
 from ..data import LARGEST_SIDE
 from .kinds import brief
 from ..splits import in_one_form
@@ -59,7 +59,7 @@ class ModelSpec:
 
 # %% ../../nbs/pool/spec.ipynb #1780631a
 def text(v, spec=None) -> bool:
-    return isinstance(v, str) and 0 < len(v) <= 200 and v.isprintable()
+    return isinstance(v, str) and 0 < len(v) <= 200 and all(map(showable, v))
 
 def whole(low, high):
     def ok(v, spec=None):
@@ -92,10 +92,11 @@ def names(v, spec) -> bool:
 
 def faults(names: list, spec) -> list: # of short texts
     "What is wrong with names of classes."
-    bad = [n for n in names if not text(n)]
+    other = [n for n in names if not isinstance(n, str)]
+    bad = [n for n in names if isinstance(n, str) and not text(n)]
     count = Counter(in_one_form(n) for n in names if text(n))
     twice = [n for n, k in count.items() if k > 1]
-    found = []
+    found = [f"no words: {_some(other)}"] if other else []
     if bad:
         found.append(f"too long or unprintable: {_some(bad)}")
     if twice:
@@ -117,7 +118,7 @@ def tame(v,            # anything that JSON can hold
         ) -> bool:
     "Is there nothing large in it?"
     if isinstance(v, str):
-        return len(v) <= 200 and v.isprintable()
+        return len(v) <= 200 and all(map(showable, v))
     if v is None or isinstance(v, (bool, int, float)):
         return v is None or -largest <= v <= largest
     if not isinstance(v, (dict, list, tuple)) or depth == 0 or len(v) > most:
