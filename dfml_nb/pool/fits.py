@@ -6,6 +6,8 @@
 __all__ = ['chosen']
 
 # %% ../../nbs/pool/fits.ipynb #08937920
+import shlex
+
 import torch
 
 from ..core import PoolError, require
@@ -19,14 +21,13 @@ from .no_weights import (AVERAGED, is_harmless, normalisations,
 # %% ../../nbs/pool/fits.ipynb #a3077a01
 def within(state: dict, key, file: str) -> dict: # the part of state that lies in the nest
     "Look in one nest only. Raises `PoolError` if there is none of that name."
-    if not key:
+    if key is None or key == "":
         return state
-    key = key.strip("./").replace("/", ".")
-    out = {k: v for k, v in state.items() if k.startswith(f"{key}.")}
+    for nest in (str(key), str(key).strip("./").replace("/", ".")):
+        out = {k: v for k, v in state.items() if k.startswith(f"{nest}.")}
+        if out: return out
     tops = ", ".join(brief(k, 40) for k in list(tree(state).parts)[:12])
-    require(out, f"{brief(file)} has no weights under {brief(key, 60)!r}: at its top are {tops}",
-            PoolError)
-    return out
+    raise PoolError(f"{brief(file)} has no weights under {brief(key, 60)!r}: at its top are {tops}")
 
 # %% ../../nbs/pool/fits.ipynb #c3459d07
 def _left_lying(fit: Fit,  # that was chosen
@@ -95,7 +96,7 @@ def _equal(a, b):
 def _only(found, file, same):
     "The one fit, or the first if all others answer as it does."
     others = [f for f in found[1:] if not same(found[0], f)]
-    nests = " or ".join(f"--key {brief(f.root, 60)}" for f in (found[0], *others))
+    nests = " or ".join(f"--key {shlex.quote(brief(f.root, 200))}" for f in (found[0], *others))
     require(not others, f"{brief(file)} holds {1 + len(others)} networks that fit, and they answer "
             f"differently: say which (key=...): {nests}", PoolError)
     return found[0]
