@@ -96,14 +96,20 @@ def unnumbered(names: list # words, perhaps each with its number in front, as in
     clear = sorted(words) == [*range(len(names))] and len(set(words.values())) == len(names)
     return [words[i] for i in sorted(words)] if clear else names
 
+def bare(names: list) -> list:
+    "The same. Raises `SettingsError` if they are written as in a program."
+    from dfml_nb.core import require
+    ends = names[0][:1] + names[-1][-1:]
+    require(ends not in ("[]", "\"\"", "''"), "names of classes are written without brackets or "
+            "quotes: cat,dog, or one a line in a file")
+    return names
+
 def read_names(names: list # words, or one file with a word a line, or in JSON; or None
               ) -> list:
     "What outputs mean. Raises `SettingsError` and `PoolError` if that cannot be understood."
     from dfml_nb.core import SettingsError, require
     if not names or len(names) > 1:
-        listed = bool(names) and names[0].startswith("[") and names[-1].endswith("]")
-        require(not listed, "names are separated by commas, without brackets or quotes: cat,dog")
-        return names and unnumbered(names)
+        return names and unnumbered(bare(names))
     file = Path(names[0])
     ending = file.suffix.lower()
     if not file.is_file():
@@ -118,15 +124,16 @@ def read_names(names: list # words, or one file with a word a line, or in JSON; 
         why = f"{file} cannot be read as a file of names, one a line"
         raise SettingsError(f"{why} ({type(e).__name__}): save it as text in UTF-8") from e
     lines = [line for line in text.splitlines() if line.strip()]
+    require(lines, f"{file} is empty, and names of classes are wanted")
     words = lines[0].split(",") if len(lines) == 1 else lines
-    return unnumbered([word.strip() for word in words])
+    return unnumbered(bare([word.strip() for word in words]))
 
 def json_names(names, file):
     from dfml_nb.core import require
     from dfml_nb.pool.beside import names_in_order
     names = names_in_order(names) if isinstance(names, dict) else names
     listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
-    require(listed, f"{file} is no list of names in JSON: write [\"cat\", \"dog\"], or one a line "
+    require(listed and names, f"{file} is no list of names in JSON: write [\"cat\", \"dog\"], or one a line "
             "in a .txt")
     return names
 

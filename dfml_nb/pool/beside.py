@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/pool/beside.ipynb #be51de04
 import shlex
+from collections import Counter
 from contextlib import suppress
 from importlib import import_module
 from operator import itemgetter
@@ -62,6 +63,10 @@ def other_order(spec, table): # sentences
     mine = list(spec.class_names or ())
     for key in LISTS:
         names = listed(table.get(key))
+        if not mine and len(set(names)) < len(names) == spec.n_classes:
+            twice = [n for n, k in Counter(names).items() if k > 1]
+            yield (f"its own {key} has {brief(', '.join(twice))} twice, so its classes are left "
+                   "without names: say --names, with another one for each")
         if names != mine and sorted(names) == sorted(mine):
             typed = brief(shlex.quote(",".join(names)), 400)
             yield (f"its own {key} has the classes in another order than you say. If that is "
@@ -73,7 +78,7 @@ def names_in_order(names    # as somebody gives them, or None
     "Class names in the order of the outputs. Raises `PoolError` if they have none."
     if isinstance(names, dict):
         numbers = sorted(n for n, _ in numbered(names))
-        names = listed(names) if numbers == list(range(len(names))) else names
+        names = numbers == list(range(len(names))) and listed(names) or names
     require(names is None or isinstance(names, (list, tuple)), "class_names must be a list of "
             "names in the order of the outputs, or a table from or to the numbers of these from 0, "
             f"not {brief(names, 80)}", PoolError)

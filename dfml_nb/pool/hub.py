@@ -28,8 +28,10 @@ def label_names(config: dict): # in order, or None if the folder has none
         names = [labels[k] for k in sorted(labels, key=int)]
     except ValueError:
         return None
-    numbered = all(isinstance(v, str) and v.startswith("LABEL_") for v in names)
-    return None if numbered or len(set(map(str, names))) < len(names) else names
+    if not all(type(v) in (str, int) for v in names): return None
+    names = list(map(str, names))
+    numbered = all(v.startswith("LABEL_") for v in names)
+    return None if numbered or len(set(names)) < len(names) else names
 
 def unusual(said: dict, usual: dict) -> dict: # as JSON has it
     "What is said otherwise than usual, in tables in tables, too."
