@@ -106,11 +106,17 @@ def mode_of(channels: int) -> str: # of Pillow
             f"channels: pass tensors or arrays (N, {channels}, H, W)", DataError)
     return MODES[channels]
 
+TURNS = {place: Image.Transpose[turn] for place, turn in enumerate(
+    "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(),
+    2)}                       # what brings a picture upright, by how EXIF says it was held
+
 def upright(im: Image.Image) -> Image.Image:
     "As it was held when it was taken; not copied, as a scan of a hundred megapixels would be."
     im.load()                 # some files say it at their end
-    held = im.getexif().get(ExifTags.Base.Orientation, 1)
-    return im if held == 1 else ImageOps.exif_transpose(im)
+    held = None
+    with contextlib.suppress(Exception):     # other notes of a camera may be damaged
+        held = im.getexif().get(ExifTags.Base.Orientation)
+    return im.transpose(TURNS[held]) if held in TURNS else im
 
 def as_pixels(im: Image.Image,
               mode: str,      # of mode_of
