@@ -77,6 +77,13 @@ def add_parameter(parser: argparse.ArgumentParser,
     parser.add_argument(f"--{option}", dest=param.name, **how)
 
 # %% ../nbs/cli.ipynb #81521c32
+def comments_of(f) -> dict: # parameter → the comment beside it
+    "None of any, where there are no sources to read them in, but compiled files alone."
+    try:
+        return docments(f, returns=False)
+    except OSError:
+        return {}
+
 def parser() -> argparse.ArgumentParser:
     "The command line of `dfml`."
     about = "Data-free meta-learning: from a pool of pre-trained classifiers to a few-shot learner."
@@ -88,9 +95,9 @@ def parser() -> argparse.ArgumentParser:
     for name, f in COMMANDS.items():
         said = f.__doc__ or name        # nothing, where Python leaves them out (-OO)
         one = commands.add_parser(name, help=said.split(";")[0].rstrip("."), description=said)
-        comments = docments(f, returns=False)
+        comments = comments_of(f)
         for param in signature(f).parameters.values():
-            add_parameter(one, param, comments[param.name])
+            add_parameter(one, param, comments.get(param.name))
     return whole
 
 # %% ../nbs/cli.ipynb #8745bbb5
