@@ -99,7 +99,9 @@ def model_files(folder,         # where to look
 def _beside(left):
     "What lies there instead, in words."
     some = brief(", ".join(f.name for f in left[:3]))
-    way = JOIN if any(f.suffix == ".distcp" for f in left) else ""
+    way = " (one that is weights is imported by its own name)"
+    if any(f.suffix == ".distcp" for f in left):
+        way = JOIN
     if any(f.name == "data.pkl" for f in left):
         way = f" (a .pt that was unpacked, as some browsers do: {REPACK})"
     return f", only {some}{way}" if left else ""

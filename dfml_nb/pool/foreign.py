@@ -40,6 +40,8 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     require(n_classes, f"{file.name}: say how many classes it has (n_classes, --classes) "
             "or what they are (class_names, --names)", PoolError)
     mean, std = _floats(file, mean, std)
+    require(len(mean) == len(std), f"{file.name}: mean has {len(mean)} numbers and std {len(std)}: "
+            "say one per channel of each", PoolError)
     name = name or plain_name(file)
     about = {"class_names": class_names, "trained": dict(imported=shown_name(file)), **spec,
              "arch_args": args}
