@@ -133,8 +133,8 @@ def json_names(names, file):
     from dfml_nb.pool.beside import names_in_order
     names = names_in_order(names) if isinstance(names, dict) else names
     listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
-    require(listed and names, f"{file} is no list of names in JSON: write [\"cat\", \"dog\"], or one a line "
-            "in a .txt")
+    require(listed and names, f"{file} is no list of names in JSON: write [\"cat\", \"dog\"], or "
+            "one a line in a .txt")
     return names
 
 # %% ../nbs/options.ipynb #a5100014

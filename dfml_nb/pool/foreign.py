@@ -40,8 +40,6 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     require(n_classes, f"{file.name}: say how many classes it has (n_classes, --classes) "
             "or what they are (class_names, --names)", PoolError)
     mean, std = _floats(file, mean, std)
-    require(len(mean) == len(std), f"{file.name}: mean has {len(mean)} numbers and std {len(std)}: "
-            "say one per channel of each", PoolError)
     name = name or plain_name(file)
     about = {"class_names": class_names, "trained": dict(imported=shown_name(file)), **spec,
              "arch_args": args}
@@ -85,13 +83,16 @@ def _twice(model):
     return (f"the network seems to normalise its images itself ({named}), after your mean and std. "
             "If it is to do that alone, say mean 0 and std 1 for each channel")
 
-def _floats(file, *values):
-    "Each as a list of numbers."
+def _floats(file, *values): # mean and std
+    "Each as a list of numbers, one per channel."
     try:
-        return [torch.as_tensor(v, dtype=torch.float64).flatten().tolist() for v in values]
+        mean, std = (torch.as_tensor(v, dtype=torch.float64).flatten().tolist() for v in values)
     except (TypeError, ValueError, RuntimeError) as e:
         rule = "mean and std must be numbers, one per channel"
         raise PoolError(f"{file.name}: {rule} ({brief(e)})") from e
+    require(len(mean) == len(std), f"{file.name}: mean has {len(mean)} numbers and std {len(std)}: "
+            "say one per channel of each", PoolError)
+    return mean, std
 
 # %% ../../nbs/pool/foreign.ipynb #5b1e0b02
 UNTOLD = ("its answers depend on random numbers that are drawn while it is built, and that no file "
