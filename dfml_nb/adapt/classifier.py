@@ -89,7 +89,7 @@ class FewShotClassifier:
         best = self.logits(x, query_statistics).argmax(-1)
         if self.classes_.dtype.kind == "U":
             return self.classes_[best.cpu().numpy()]
-        return torch.as_tensor(self.classes_).to(best)[best]
+        return torch.as_tensor(self.classes_, device=best.device).to(best)[best]
 
 # %% ../../nbs/adapt/classifier.ipynb #ada20005
 @patch
