@@ -177,4 +177,4 @@ def select(models: list,          # candidates, for example the snapshots of a r
     require(models, "nothing to select from")
     scores = [score(m) for m in models]
     require(not any(map(math.isnan, scores)), f"nothing can be selected by NaN: {scores}")
-    return max(range(len(scores)), key=lambda i: scores[i]), scores
+    return scores.index(max(scores)), scores
