@@ -1,6 +1,6 @@
 """The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the
-notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell, no two
-cells of a notebook have one id, each public name has an example, each module has the names that it uses, and so
+notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell and no error
+is, no two cells of a notebook have one id, each public name has an example, each module has the names that it uses, and so
 has the code that a tutorial shows. Works on a copy."""
 import ast, builtins, os, re, subprocess, symtable, sys, tempfile
 from collections import Counter
@@ -56,6 +56,14 @@ def figures():
             if label.startswith("fig-") and not any(map(picture_of, cell["outputs"])):
                 at = where(path.relative_to(root), i, cell)
                 yield f"{at}: {label} has no picture saved; run the notebook and save it"
+
+
+def errors():
+    "No cell has an error saved that it once ended with."
+    for path in notebooks():
+        for i, cell in enumerate(load(path)["cells"]):
+            if any(o["output_type"] == "error" for o in cell.get("outputs", [])):
+                yield f"{where(path.relative_to(root), i, cell)}: an error is saved; run the notebook again"
 
 
 def twins():
@@ -133,7 +141,7 @@ def typed():
 def main():
     problems = remade("nbdev.doclinks", "nbdev_export", forget_modules)
     problems += remade("nbdev.clean", "nbdev_clean")
-    problems += [*figures(), *twins(), *examples(), *unbound(), *typed(), *readme.differences()]
+    problems += [*figures(), *errors(), *twins(), *examples(), *unbound(), *typed(), *readme.differences()]
     return common.report("saved", problems, f"{len(notebooks())} notebooks")
 
 
