@@ -79,20 +79,23 @@ def class_name(char: str # one character
 # %% ../nbs/pictures.ipynb #bf4f059c
 GLYPHS = {class_name(c): c for c in CHARACTERS} # class name → character
 
+_fonts = Path(matplotlib.get_data_path())/"fonts"/"ttf"
+_italics = ["cmti10"] if (_fonts/"cmti10.ttf").exists() else []    # not before matplotlib 3.11
+
 FAMILIES = dict( # domain → typefaces: file names in matplotlib's font folder
     sans=["DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"],
     serif=["DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"],
     mono=["DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique",
           "DejaVuSansMono-BoldOblique"],
     stix=["STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"],
-    tex=["cmr10", "cmb10", "cmti10", "cmss10", "cmtt10"])
+    tex=["cmr10", "cmb10", *_italics, "cmss10", "cmtt10"])
 FAMILIES["all"] = sum(FAMILIES.values(), [])
 
 # %% ../nbs/pictures.ipynb #f525bb9c
 def font_file(face: str # e.g. 'DejaVuSans-Bold'
              ) -> Path: # an existing file
     "A font of matplotlib's own. Raises `DataError`."
-    file = Path(matplotlib.get_data_path())/"fonts"/"ttf"/f"{face}.ttf"
+    file = _fonts/f"{face}.ttf"
     require(file.exists(), f"{file} is missing: 'glyphs' is drawn with the fonts inside "
             "matplotlib's own package (pip install --force-reinstall matplotlib)", DataError)
     return file
