@@ -26,6 +26,7 @@ def pink_noise(n: int,           # images
     f = (torch.fft.fftfreq(size)[:, None] ** 2 + torch.fft.rfftfreq(size) ** 2).sqrt()
     f[0, 0] = math.inf
     waves = torch.view_as_complex(torch.randn(n, channels, *f.shape, 2, generator=gen)) / f
+    waves[..., 0, 0] = 0     # divided by infinity it is NaN in PyTorch 2.4
     z = torch.fft.irfft2(waves, s=(size, size))
     return z / z.std((2, 3), correction=0, keepdim=True)
 
