@@ -1,7 +1,7 @@
 """The saved files belong together: modules and notebooks are what nbdev_export and nbdev_clean make of the
-notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell and no error
-is, no two cells of a notebook have one id, each public name has an example, each module has the names that it uses, and so
-has the code that a tutorial shows. Works on a copy."""
+notebooks, README.md is what .ci/readme.py makes of nbs/index.ipynb, each figure is saved in its cell and no
+error is, no two cells of a notebook have one id, each public name has an example, each module has the names
+that it uses, and so has the code that a tutorial shows. Works on a copy."""
 import ast, builtins, os, re, subprocess, symtable, sys, tempfile
 from collections import Counter
 from pathlib import Path

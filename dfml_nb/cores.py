@@ -48,12 +48,12 @@ _returned = [0.]    # when, in seconds
 def return_memory(pause: float = 30. # seconds since it last did so; else it does nothing
                  ) -> bool:          # whether anything was returned (Linux with glibc only)
     "Hand kept memory that nothing lies in back to the operating system."
-    libc = glibc()
     now = time.monotonic()
-    if libc is None or now - _returned[0] < pause:
+    if now - _returned[0] < pause:      # nothing else in most of a training's steps
         return False
     _returned[0] = now
-    return bool(libc.malloc_trim(0))
+    libc = glibc()
+    return bool(libc and libc.malloc_trim(0))
 
 # %% ../nbs/cores.ipynb #94b02fc6
 _lock = threading.Lock()

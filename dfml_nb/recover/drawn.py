@@ -24,9 +24,8 @@ def pink_noise(n: int,           # images
               ) -> torch.Tensor: # (n, channels, size, size); of mean 0 and deviation 1
     "Noise whose amplitude falls as one over the frequency (Field 1987)."
     f = (torch.fft.fftfreq(size)[:, None] ** 2 + torch.fft.rfftfreq(size) ** 2).sqrt()
-    f[0, 0] = math.inf
     waves = torch.view_as_complex(torch.randn(n, channels, *f.shape, 2, generator=gen)) / f
-    waves[..., 0, 0] = 0     # divided by infinity it is NaN in PyTorch 2.4
+    waves[..., 0, 0] = 0     # no constant part, whatever a version makes of a division by 0
     z = torch.fft.irfft2(waves, s=(size, size))
     return z / z.std((2, 3), correction=0, keepdim=True)
 
