@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 
 from .distillation import distill_loss
-from ..nets import Classifier, batch_mode, gradients
+from ..nets import Classifier, glance, gradients
 
 # %% ../../nbs/learn/alignment.ipynb #89ca2de8
-def gradient_alignment(model: Classifier, # weights not changed; batch norm uses the batch
+def gradient_alignment(model: Classifier, # not changed; batch norm uses the batch
                        todo: list,        # from lessons, at least two
                        kl: str = "true"   # see distill_loss
                       ) -> dict:          # inner: mean of <g_i, g_j>, cosine: theirs; for i < j
     "How much the tasks' gradients agree at the model's weights."
-    batch_mode(model)
+    w = dict(model.named_parameters())
     rows = []
     for x, target in todo:
-        loss = distill_loss(model(x), target, kl)
-        grads = gradients(loss, model.parameters())
+        loss = distill_loss(glance(model, w, x), target, kl)
+        grads = gradients(loss, w.values())
         rows.append(torch.cat([g.flatten() for g in grads]))
     g = torch.stack(rows)
     upper = torch.triu_indices(len(g), len(g), 1).unbind()
