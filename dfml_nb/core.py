@@ -22,7 +22,8 @@ from tqdm import tqdm
 from .devices import (DEVICES, USUAL, Held, device_name, learning, matmul_precision,
                              pick_device, single_precision, usual_tensors)
 from .disk import (HOST, as_json, at_home, atomic_write, check_open, check_target,
-                          load_json, parse_json, save_json, sha256_file, to_disk)
+                          is_address, load_json, parse_json, save_json, sha256_file,
+                          to_disk)
 from .errors import (DataError, DFMLError, EpisodeError, PoolError, RunError,
                             SettingsError, brief, of_python, require, showable, spelled,
                             whole_number, whole_seed)

@@ -13,7 +13,7 @@ from enum import IntFlag
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from .core import DataError, brief, progress, require
+from .core import DataError, brief, is_address, progress, require
 
 # %% ../nbs/decoding.ipynb #34e70f61
 FOREIGN = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
@@ -32,7 +32,7 @@ def opened(file): # an image file
             yield im
     except Exception as e:
         shown = brief(file, 300)
-        if "://" in shown:
+        if is_address(file):
             cure = "nothing is downloaded here: download it first, and name the file"
         elif isinstance(e, FileNotFoundError):
             cure = f"there is no such file in {os.getcwd()}, or its path is another"

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import threading
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -39,6 +40,10 @@ def at_home(path     # as somebody wrote it
     require(name and b"\0" not in name, f"a place on the disk is a word or a path, not {path!r}",
             RunError)
     return Path(os.path.expanduser(os.fsdecode(path)))
+
+def is_address(path) -> bool: # also of a `Path`, which has one slash for two
+    "Whether it names something in a network: nothing is downloaded."
+    return bool(re.match(r"\w{2,}:/", str(path)))
 
 def check_open(path,          # a file or a folder, perhaps none
                error=RunError # the error to raise

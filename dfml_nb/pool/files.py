@@ -6,11 +6,10 @@
 __all__ = ['read_safetensors', 'read_pt', 'read_weights']
 
 # %% ../../nbs/pool/files.ipynb #8b32d9fa
-import re
 from os.path import isdir, isfile     # of any name, also one that no file can have
 from pathlib import Path
 
-from ..core import PoolError, check_open, require
+from ..core import PoolError, check_open, is_address, require
 from .kinds import (FRESH, FRESH_FILE, REPACK, RESAVE, brief, holds_numbers,
                                 holds_pickle, not_weights, start_of, way_out)
 from .meanings import Refused
@@ -55,8 +54,6 @@ def read_pt(path,
                         f"download it again, or {RESAVE}") from e
 
 # %% ../../nbs/pool/files.ipynb #d3818609
-ADDRESS = re.compile(r"\w{2,}:/")     # as a path, which has one slash for two
-
 def read_file(file,
               most: int = LARGEST # bytes that are read
              ) -> object: # what it holds
@@ -67,7 +64,7 @@ def read_file(file,
     require(not unpacked, f"{brief(file)} is of a .pt that was unpacked: {REPACK}", PoolError)
     require(not isdir(file), f"{brief(file)} is a folder: name one of its files, or import all of "
             "them (dfml import, or import_folder)", PoolError)
-    away = ": nothing is downloaded here: fetch it first" * bool(ADDRESS.match(str(file)))
+    away = ": nothing is downloaded here: fetch it first" * is_address(file)
     require(isfile(file), f"{brief(file)} does not exist, or is no file{away}", PoolError)
     pickled = holds_pickle(start_of(file))
     if file.suffix.lower() == ".safetensors" and not pickled:
