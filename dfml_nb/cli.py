@@ -20,7 +20,7 @@ from . import __version__
 from .commands import (pretrain, inspect, import_files, check, screen, audit,
                               train, test, predict, reproduce, demo)
 from .options import number, parse_settings, separated, word
-from .streams import readable
+from .streams import plain_warnings, readable
 
 # %% ../nbs/cli.ipynb #69ca4735
 def reading(kind,          # type of a parameter
@@ -165,7 +165,8 @@ def run_command(command: str, args: dict) -> int: # exit status, see main
     from dfml_nb.worker import hired
     from dfml_nb.ranks import told
     alone = os.environ.get("WORLD_SIZE") in (None, "", "1")
-    me = "" if alone else f" (rank {os.environ.get('RANK', '?')})"
+    rank = "" if alone else f" (rank {os.environ.get('RANK', '?')})"
+    me = f"dfml {command}{rank}"
     workers = args.get("workers")
     keep_memory()                                # fewer page faults, the same numbers
     try:
@@ -173,7 +174,8 @@ def run_command(command: str, args: dict) -> int: # exit status, see main
             if name in args:
                 option = OPTIONS.get(name, name).replace("_", "-")
                 args[name] = parse_settings(args[name], f"--{option}")
-        with one_run(command, told("WORLD_SIZE"), args.get("device"), workers), \
+        with plain_warnings(me), \
+             one_run(command, told("WORLD_SIZE"), args.get("device"), workers), \
              hired(workers, args.get("quiet", True)):
             COMMANDS[command](**args)
             sys.stdout.flush()                   # a full disk is an error, too
@@ -182,7 +184,7 @@ def run_command(command: str, args: dict) -> int: # exit status, see main
     except Exception as e:
         said = in_words(e)
         if said is None: raise
-        print(f"dfml {command}{me}: {said}", file=sys.stderr)
+        print(f"{me}: {said}", file=sys.stderr)
         return 2
     return 0
 

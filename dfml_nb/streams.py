@@ -7,8 +7,10 @@ __all__ = []
 
 # %% ../nbs/streams.ipynb #5e7a0003
 import codecs
+import contextlib
 import os
 import sys
+import warnings
 
 # %% ../nbs/streams.ipynb #11a50002
 SPELLED = {"±": "+-", "…": "...", "×": "x", "→": "->", "–": "-"}
@@ -52,3 +54,17 @@ def readable():
             stream.reconfigure(errors="spell_out")
     if not isinstance(sys.stderr, Unheeded):
         sys.stderr = Unheeded(sys.stderr)
+
+# %% ../nbs/streams.ipynb #5e7a0015
+@contextlib.contextmanager
+def plain_warnings(begin: str): # of the sentence
+    "Within the block a warning for users is one sentence; those for programmers stay as they are."
+    usual = warnings.formatwarning
+    def sentence(message, category, *where):
+        plain = category is UserWarning
+        return f"{begin}: {message}\n" if plain else usual(message, category, *where)
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
