@@ -6,9 +6,11 @@
 __all__ = ['get_recipe', 'check_budget', 'exchanged', 'chosen_settings', 'budget_text']
 
 # %% ../nbs/choices.ipynb #be8187e8
+import warnings
+
 from .parts import DRAW, LEARN, RECOVER, by_name, find_part
 from .core import require
-from .settings import names_of, override, value_of
+from .settings import flat, names_of, override, value_of
 from .table import BUDGETS, RECIPES, Recipe, settings_for
 
 # %% ../nbs/choices.ipynb #2ea9a215
@@ -47,6 +49,37 @@ def check_names(names: dict): # of parts
         find_part(LEARN, name, "learn")
     find_part(DRAW, names["draw"], "draw")
 
+# %% ../nbs/choices.ipynb #09585ed6
+IDLE_DRAWS = dict(
+    all_once=({"outer_steps", "distinct"}, "each teacher is drawn once"),
+    none=({"teachers", "distinct"}, "no teachers are drawn"))
+
+def unread(names: dict, # of the parts
+           s            # their settings
+          ):            # yields (names of settings, why nothing reads them)
+    "What has no effect beside these parts."
+    recover = names["recover"]
+    owner = next((name for name in names["learn"] if LEARN[name].owns), None)
+    if owner:
+        yield {"start", "lr", "student"}, f"{owner} makes a model of its own"
+    if names["draw"] in IDLE_DRAWS:
+        yield IDLE_DRAWS[names["draw"]]
+    if not recover:
+        yield {"classes", "store", "memory", "student"}, "nothing is recovered"
+    elif owner or s.student == "none":
+        yield {f"{recover}.terms.adv"}, "there is no student whose boundary it could look for"
+
+def warn_of_unread(names: dict, # of the parts
+                   before,      # their settings
+                   after,       # as somebody has changed them
+                   changes):    # names of those that were changed
+    "A warning for each change that has no effect."
+    for idle, why in unread(names, after):
+        for name in sorted(idle & set(changes)):
+            value = value_of(after, name)
+            if value != value_of(before, name):
+                warnings.warn(f"{name} = {value} has no effect: {why}", stacklevel=4)
+
 # %% ../nbs/choices.ipynb #09585ed5
 def chosen_settings(names: dict,           # of the parts
                     recipe: Recipe,        # from which they come
@@ -54,11 +87,15 @@ def chosen_settings(names: dict,           # of the parts
                     shot: int = 1,         # support images a class in training episodes
                     changes: dict = None   # dotted name → value
                    ):                      # a settings object
-    "The settings of one training. Raises `SettingsError` for a change that cannot be."
+    """The settings of one training. Raises `SettingsError` for a change that cannot be, and warns
+    of one without effect."""
     s = settings_for(names, recipe, budget)
     shots = {f"{name}.shot": shot for name in names["learn"]
              if hasattr(getattr(s, name, None), "shot")}
-    return override(s, {**shots, **(changes or {})})
+    changes = flat(changes or {})
+    chosen = override(s, {**shots, **changes})
+    warn_of_unread(names, s, chosen, changes)
+    return chosen
 
 # %% ../nbs/choices.ipynb #94d43dfc
 def budget_text(budget: str,          # a name in `BUDGETS`

@@ -31,7 +31,7 @@ Adapt = Annotated[str, "how to adapt: fine_tune, icfil, centroid, centroid_own, 
 
 # %% ../nbs/learner_commands.ipynb #a530000a
 Trust = Annotated[str, "of dfml screen --out: how often each teacher is drawn (free, purer, "
-                       "bidf_mkd), or which are left out (pool_distill, pool_r2d2)"]
+                       "bidf_mkd, tdr), or which are left out (other recipes)"]
 
 def read_trust(file, # of screen
                pool
