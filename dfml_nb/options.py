@@ -113,9 +113,11 @@ def read_names(names: list # words, or one file with a word a line, or in JSON; 
     file = Path(names[0])
     ending = file.suffix.lower()
     if not file.is_file():
-        meant = ending in (".txt", ".json", ".csv") or len(file.parts) > 1
+        meant = ending in (".txt", ".json", ".csv", ".yaml") or len(file.parts) > 1
         require(not meant, f"there is no file {file} with names of classes")
         return names
+    require(ending not in (".yaml", ".yml"), f"{file} is written in YAML, which is not read here: "
+            "write the names into a .txt, one a line")
     try:
         text = file.read_text(encoding="utf-8-sig")
         if ending == ".json":
