@@ -8,10 +8,11 @@ __all__ = ['ENDINGS', 'BESIDE', 'BEST', 'JOIN', 'shown_name', 'plain_name', 'is_
 # %% ../../nbs/pool/choose.ipynb #fee42abd
 import os, re
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from ..core import PoolError, require, showable
-from ..listing import is_junk
+from ..listing import is_junk, say
 from .hub import is_table, table_of
 from .kinds import REPACK, brief
 
@@ -85,6 +86,7 @@ def model_files(folder,         # where to look
         names = _names_below(models, folder)
     elif models:
         names = {f: plain_name(f) for f in models}
+        _say_below(folder)
     else:
         names = _runs(folder)
         for run in sorted({f.parent for f in names}):
@@ -108,14 +110,14 @@ def _beside(left):
 
 def _files(folder):
     try:
-        return sorted(f for f in folder.iterdir() if f.is_file())
+        return sorted(f for f in folder.iterdir() if not f.is_dir())    # also a dead link
     except OSError as e:
         why = f"{brief(folder)} cannot be read ({e.strerror}): allow it, or take it away"
         raise PoolError(why) from e
 
 def _files_below(folder):
     "None of a hidden folder: in a bin, or in the snapshots of a disk, lie models of the past."
-    found = sorted(f for f in folder.rglob("*") if f.is_file())
+    found = sorted(f for f in folder.rglob("*") if not f.is_dir())
     return [f for f in found if not any(map(is_junk, f.relative_to(folder).parts[:-1]))]
 
 def _names_below(models, folder):
@@ -129,10 +131,25 @@ def _names_below(models, folder):
         names[f] = where if below and alone[f.parent] == 1 else full
     return names
 
+def _run_folders(folder):
+    "Folders in a folder, but for a pool, which may have been made of its models."
+    found = sorted(p for p in folder.iterdir() if p.is_dir() and not is_junk(p.name))
+    return [p for p in found if not os.path.isfile(p/"pool.json")]
+
+def _say_below(folder):
+    "Which folders have models, too, in a folder that has some itself."
+    more = []
+    for run in _run_folders(folder):
+        with suppress(PoolError):       # not to be looked at, it need not be readable
+            more += [run.name] * any(map(is_model, _files(run)))
+    if more:
+        say(f"{brief(folder)}: not looked at are {len(more)} folders in it that hold models, too "
+            f"({brief(', '.join(more[:3]))}): --recursive (recursive=True) takes theirs, too")
+
 def _runs(folder):
     "The model of each run folder."
     names = {}
-    for run in sorted(p for p in folder.iterdir() if p.is_dir() and not is_junk(p.name)):
+    for run in _run_folders(folder):
         models = [f for f in _files(run) if is_model(f)]
         best = [f for f in models if BEST.fullmatch(plain_name(f))]
         chosen = models if len(models) == 1 else best
