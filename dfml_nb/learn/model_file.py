@@ -9,6 +9,7 @@ __all__ = ['save_model', 'read_model']
 import json
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 from safetensors.torch import save
 
@@ -17,7 +18,7 @@ from ..core import (DFMLError, RunError, atomic_write, check_target, fork_seed, 
                           require, usual_tensors)
 from ..nets import Classifier, build_classifier
 from ..pool.belong import state_problem
-from ..pool.kinds import holds_pickle, start_of
+from ..pool.kinds import holds_pickle, not_weights, start_of
 from ..pool.numbers import NumberFile, NumbersError, checksum
 from ..pool.restore import at_most, blank_net
 from ..pool.spec import SPEC_RULES, ModelSpec, check_spec
@@ -96,7 +97,10 @@ def reading(path):
 def way_on(path, error) -> str: # the rest of a sentence
     "Why a file holds no such model; somebody's weights are called that."
     if isinstance(error, OSError): return f"({error})"
-    pickled = holds_pickle(start_of(path))
+    start = start_of(path)
+    other = not_weights(start, Path(path).name)
+    if other: return f"({other})"
+    pickled = holds_pickle(start)
     if not pickled and error.args != ("dfml_nb",): return f"({error})"
     kind = "but is a .pt file" if pickled else "but somebody's weights"
     return f"{kind}: import it into a pool (`dfml import`), and train on that"

@@ -13,7 +13,7 @@ from pathlib import Path
 import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
 from ..core import PoolError, require
 from ..nets import Classifier
-from .kinds import FRESH, brief
+from .kinds import FRESH, brief, not_weights, start_of
 from .numbers import NumberFile, NumbersError
 from .restore import restore, wanted
 from .spec import ModelSpec, check_spec, real_file
@@ -31,7 +31,8 @@ def load_model(path,            # the pool's folder
     try:
         return restore(spec, _numbers_of(file, spec, factories), factories)
     except NumbersError as e:
-        raise PoolError(f"{name}: {file.name} {brief(e, 300)}: {FRESH}") from e
+        why = not_weights(start_of(file), file.name) or f"{file.name} {brief(e, 300)}: {FRESH}"
+        raise PoolError(f"{name}: {why}") from e
     except OSError as e:
         raise PoolError(f"{name}: {file.name} cannot be read ({e}): {FRESH}") from e
     except PoolError as e:
