@@ -31,16 +31,16 @@ def room_for(want: dict # name → tensor of the blank network
 
 def fitted(file: Path, spec, factories, key, ema, say) -> tuple: # (ModelSpec, Fit)
     "What the file has of the network, complete. Raises `PoolError`."
-    room = room_for(wanted(spec, factories))
+    plain = wanted(spec, factories)
+    room = room_for(plain)
     hub = in_hub(file, spec.arch)
     state = hub_state(file, spec, room, say) if hub else weights_of(file, room)
     near = []
     for args in (None, *other_arguments(spec, state)):
         tried = replace(spec, arch_args={**spec.arch_args, **(args or {})})
         try:
-            want = wanted(tried, factories, len(state))
-        except PoolError:
-            if args is None: raise
+            want = wanted(tried, factories, len(state)) if args else plain
+        except PoolError:       # larger than the file
             continue
         same = _same_answers(tried, factories)
         fit = chosen(state, want, file.name, key, ema, same, say)

@@ -17,7 +17,7 @@ from ..core import PoolError, at_home
 from ..nets import ARCHS
 from .files import LARGEST, brief, read_file, tensors_of, weights_in
 from .hub import is_table, joined
-from .misfits import of_keras
+from .misfits import origin
 from .names import folded, tree
 from .nests import fits
 from .no_weights import AVERAGED, COUNTERS
@@ -236,10 +236,10 @@ def inspect_file(file,       # of weights
              f"({kinds})", *(f"weights: {line}" for line in _nests(state)), *_layers(plain, every)]
     others = _others(held)
     lines += [f"beside them: {', '.join(others)}"] if others else []
-    keras = of_keras(state)
-    lines += [keras] if keras else []
+    why = origin(state, state)
+    lines += [why] if why else []
     for name, at, of in ((first, 1, "channels"), (head, 0, "classes")):
-        if name and not keras:
+        if name and not why:
             v = plain[name]
             lines.append(f"{of}: {v.shape[at]}, by {brief(name, 80)} {tuple(v.shape)}")
     found = fitting(state, plain)

@@ -58,30 +58,39 @@ def of_keras(state) -> str: # a sentence, or nothing
             "their axes in another order: convert it to a network of PyTorch, and save the "
             "state_dict of that")
 
-def _origin(fit):
-    "A line on how such a file comes about, if that is plain."
-    keras = of_keras(fit.state)
-    if keras:
-        return f"  {keras}"
-    if any("lora_" in k for k in fit.extra):
-        return ("  It holds LoRA's adapters: merge them into the network where it was trained "
+def origin(state: dict, # dotted name → tensor, of a file
+           extra        # names that no network has
+          ) -> str:     # a sentence, or nothing
+    "How such a file comes about, if its names and shapes tell."
+    keras = of_keras(state)
+    if keras: return keras
+    if any("lora_" in k for k in extra):
+        return ("It holds LoRA's adapters: merge them into the network where it was trained "
                 "(merge_and_unload), and save its state_dict")
-    arrays = [k for k, v in fit.state.items() if v.ndim]
+    arrays = [k for k, v in state.items() if v.ndim]
     if arrays and all(map(MOMENTS.search, arrays)):
-        return f"  It is the state of an optimiser, without the network: {RESAVE}"
-    if all(k.replace(".", "").isdigit() for k in fit.state):
-        return f"  Its tensors have numbers for names, as a list of parameters has: {RESAVE}"
-    if any("flat_param" in k for k in fit.state):
-        return f"  It is one process's part of a model that FSDP has cut up: {GATHER['fsdp']}"
-    sizes = [v.numel() for k, v in fit.state.items() if last(k) == "weight"]
+        return f"It is the state of an optimiser, without the network: {RESAVE}"
+    if all(k.replace(".", "").isdigit() for k in state):
+        return f"Its tensors have numbers for names, as a list of parameters has: {RESAVE}"
+    if any("flat_param" in k for k in state):
+        return f"It is one process's part of a model that FSDP has cut up: {GATHER['fsdp']}"
+    sizes = [v.numel() for k, v in state.items() if last(k) == "weight"]
     if sizes and not any(sizes):
-        return f"  Its weights are empty, as DeepSpeed (ZeRO) leaves them: {GATHER['zero']}"
+        return f"Its weights are empty, as DeepSpeed (ZeRO) leaves them: {GATHER['zero']}"
+    return ""
+
+def _origin(fit):
+    "A line on how a file comes about that has not all of a network."
+    plain = origin(fit.state, fit.extra)
+    if plain: return f"  {plain}"
     if any(".parametrizations." in k for k in fit.extra):
         return ("  Weights of it are worked out from others (parametrizations): bring the network "
                 "with --factory (factory=)")
     if not fit.extra and all("running_" in last(k) for k in fit.missing):
         return ("  The running statistics of batch norm are not in it, as in a file of "
-                f"named_parameters() alone: {RESAVE}")
+                f"named_parameters() alone: {RESAVE}. Or it has another norm, such as group norm, "
+                "whose weights have the same names: then bring the network with --factory "
+                "(factory=)")
     return ""
 
 # %% ../../nbs/pool/misfits.ipynb #7c1f0a01
