@@ -46,10 +46,12 @@ def check_episode(split: Split, # where the episode is to be drawn from
     c = int(split.counts.argmin())
     n = int(split.counts[c])
     left = n - shot
-    fewer = f"ask for {left} queries (--query {left})" if left > 0 else "ask for fewer shots"
+    fewer = "ask for fewer shots, or " if shot > 1 else ""
+    if left > 0:
+        fewer = f"ask for {left} queries (--query {left}), or "
     require(n >= shot + query, f"class {split.classes[c]} of {split.name} has {n} images, but "
-            f"{shot} shots and {query} queries need {shot + query}: {fewer}, "
-            "or leave out that class", EpisodeError)
+            f"{shot} shots and {query} queries need {shot + query}: {fewer}"
+            "leave out that class", EpisodeError)
 
 # %% ../nbs/episodes.ipynb #731f7b22
 def episode_indices(split: Split, # where the episode is drawn from
