@@ -224,7 +224,7 @@ def _rows(path, file):
 
 def _to_spec(row, file):
     try:
-        return ModelSpec(**row)
+        return ModelSpec(**{**dict.fromkeys(("channels", "size", "mean", "std")), **row})
     except TypeError as e:
         why = f"({brief(row, 80)}: {brief(e)})"
         raise PoolError(f"{file}: a row has missing or unknown fields {why}: "
