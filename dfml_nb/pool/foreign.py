@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/pool/foreign.ipynb #040df35f
 import os
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
                 ) -> tuple:             # (Classifier, ModelSpec, factories)
     "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
     check_arch(file, arch, spec.get("arch_args"), mirror)
+    check_words(file, spec)
     file = at_home(file)
     factories = {arch: factory} if factory else None
     arch, n_classes, class_names, args = understood(
@@ -40,10 +42,9 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     require(n_classes, f"{file.name}: say how many classes it has (n_classes, --classes) "
             "or what they are (class_names, --names)", PoolError)
     mean, std = _floats(file, mean, std)
-    name = name or plain_name(file)
     about = {"class_names": class_names, "trained": dict(imported=shown_name(file)), **spec,
              "arch_args": args}
-    spec = ModelSpec(name, arch, n_classes, len(mean), size, mean, std, **about)
+    spec = ModelSpec(name or plain_name(file), arch, n_classes, len(mean), size, mean, std, **about)
     check_spec(spec, ("file", "sha256"), "")     # it has no row in an index yet
     spec, fit = fitted(file, spec, factories, key, ema, say or say_note)
     nest = dict(weights=fit.root[:200]) if key or ema else {}
@@ -68,6 +69,15 @@ def check_arch(file, arch, arch_args, mirror=True): # as said by the caller
             f"dict(filters=64), not {brief(arch_args)}", PoolError)
     require(unboxed(mirror) in (True, False), f"{name}: mirror is True, or False where a mirrored "
             f"image is of another class, not {brief(mirror)}", PoolError)
+
+MORE = {"arch_args", "domain", "accuracy", "trained"}      # that a caller may say of a model
+
+def check_words(file, said): # names of arguments, as of import_model
+    "Raises `PoolError` if one of them is none."
+    known = {*signature(read_foreign).parameters, *MORE} - {"file", "say", "spec"}
+    odd = [k for k in said if k not in known]
+    require(not odd, f"{Path(file).name}: nothing of a model is called {brief(', '.join(odd))}: "
+            f"what can be said of it is {', '.join(sorted(known))}", PoolError)
 
 def _notes(file, model, spec, fit) -> list: # of sentences
     "What its reader should know of a model, though it is taken as it is."
