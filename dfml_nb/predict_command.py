@@ -46,6 +46,17 @@ def picture_files(places: list # files, or folders of them
         files += [path for path, *_ in found]
     return files
 
+def say_kinds(what: str,     # "examples" or "pictures"
+              files: list,
+              channels: int, # of the learner
+              quiet: bool):  # not even look
+    "What becomes of pictures that are not of the plain form, as `load_data` says it."
+    import numpy as np
+    from dfml_nb.decoding import image_kinds, kinds_text
+    from dfml_nb.listing import say
+    if quiet: return
+    say(kinds_text(what, np.stack(list(image_kinds(files, what))), channels))
+
 # %% ../nbs/predict_command.ipynb #9e0c0009
 SOME = 100         # pictures at once
 
@@ -104,6 +115,8 @@ def predict(run: str,              # run folder of dfml train, or a saved learne
     known, labels = examples(support)
     files = picture_files(pictures)
     learner = open_learner(run, factory, device)
+    say_kinds("examples", known, learner.model.channels, quiet)
+    say_kinds("pictures", files, learner.model.channels, quiet)
     classifier = learner.adapt(known, labels, how=adapt)
     rows = list(answers(classifier, files, quiet))
     for name, best, _ in rows:
