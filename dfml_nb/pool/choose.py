@@ -88,7 +88,7 @@ def model_files(folder,         # where to look
         names = {f: plain_name(f) for f in models}
         _say_below(folder)
     else:
-        names = _runs(folder)
+        names = {} if folder in pools else _runs(folder)
         for run in sorted({f.parent for f in names}):
             left += [f for f in _files(run) if f not in names]
     check_links([*names, *left] if any(map(is_table, names)) else names, folder)
