@@ -86,6 +86,7 @@ WAYS = dict(   # what its reader can do with a file that is refused
     whole=PYTHON.format("torch.save(torch.load('{file}', 'cpu', weights_only=False){key}"
                         ".state_dict(), '{new}')"),
     quantised=RESAVE + ", before it is quantised",
+    meta=RESAVE + ", once all of it is in memory there (no device_map, no init_empty_weights)",
     expanded="save its weights where it was made, after .contiguous() on each of them",
     pickle=PYTHON.format("import pickle; torch.save(pickle.load(open('{file}', 'rb')), '{new}')"),
     numpy=PYTHON.format(

@@ -82,6 +82,9 @@ def _is_own_tensor(v):
 def _is_sparse(v):
     return isinstance(v, Inert) and v.name.endswith("_rebuild_sparse_tensor")
 
+def _is_empty(v):
+    return isinstance(v, Inert) and v.name.endswith("_rebuild_meta_tensor_no_storage")
+
 def _quantised_object(v):
     return isinstance(v, Inert) and ("quantized" in v.name or v.name.endswith("_rebuild_qtensor"))
 
@@ -110,8 +113,13 @@ def _own_tensors(path, nest):
         if _is_own_tensor(v):
             return f"tensors of a class of its own ({brief(v.name, 60)}), which is a program", path
 
+def _empty(path, nest):
+    if any(map(_is_empty, nest.values())):
+        return "tensors without numbers (of the meta device)", path
+
 # the way out of each (see WAYS) → what finds it in a nest: in words, and where it is
-KINDS = dict(quantised=_quantised, whole=_whole, numpy=_arrays, subclass=_own_tensors)
+KINDS = dict(quantised=_quantised, whole=_whole, numpy=_arrays, subclass=_own_tensors,
+             meta=_empty)
 
 def _key(path) -> str: # '' if it is not safe to type
     "The names of nests within one another, as Python looks them up."
