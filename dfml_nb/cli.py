@@ -115,6 +115,8 @@ def hint_of(command: str,
     "Where a word belongs, or how it is written."
     if word.strip(",").replace(".", "").isdecimal():
         return "numbers of one option have a comma between them, and no space, as in 1,5"
+    if command in ("import", "inspect") and os.path.isfile(word):
+        return f"several files are named by their folder: dfml {command} FOLDER"
     return ELSEWHERE.get((command, word.split("=")[0]))
 
 def is_here() -> bool:
