@@ -19,6 +19,7 @@ from ..nets import Classifier
 from ..parts import DRAW, LEARN, RECOVER, Given, Recover, find_part
 from ..pool.pool import Pool
 from ..pool.some import some_classes
+from ..recover.tasks import check_tasks
 
 # %% ../../nbs/learn/assembly.ipynb #7602b129
 class Assembly:
@@ -76,12 +77,12 @@ def build_parts(self: Assembly):
     given.teachers = self.teachers
     self.recover = None
     if recover:
-        self.recover = find_part(RECOVER, recover, "recover")(self.settings_of(recover), given)
+        self.recover = self.make(find_part(RECOVER, recover, "recover"), recover)
     given.store = getattr(self.recover, "store", None) or Memory(*self.room())
-    self.draw = find_part(DRAW, draw, "draw")(self.settings_of(draw), given, s)
+    self.draw = self.make(find_part(DRAW, draw, "draw"), draw, s)
     given.rounds = self.draw.rounds
     with self.clock("learn"):
-        self.learn = [kind(self.settings_of(name), given) for name, kind in zip(learn, kinds)]
+        self.learn = [self.make(kind, name) for name, kind in zip(learn, kinds)]
     self.find_roles()
 
 # %% ../../nbs/learn/assembly.ipynb #b126c0a7
@@ -101,6 +102,14 @@ def find_roles(self: Assembly):
 def settings_of(self: Assembly, name: str): # of a part
     "What is set for a part."
     return getattr(self.s, name, None)
+
+@patch
+def make(self: Assembly, kind, name: str, *more): # a class of parts; what else it takes
+    "A part with its settings. Raises `SettingsError` if it keeps nothing of what it is given."
+    one = kind(self.settings_of(name), self.given, *more)
+    require(hasattr(one, "s") and hasattr(one, "given"), f"{kind.__name__}.__init__ must hand on "
+            "all that it is given: begin it with super().__init__(...)")
+    return one
 
 @patch
 def room(self: Assembly) -> tuple: # (images of a class, classes)
@@ -128,9 +137,12 @@ def teachers(self: Assembly, places: list) -> list: # in the pool; → functions
 # %% ../../nbs/learn/assembly.ipynb #22dff633
 @patch
 def recovered(self: Assembly, places: list, key: tuple, student=None) -> tuple: # (tasks, terms)
-    "Recover, on the clock; what learn parts are given to recover by themselves."
+    """Recover, on the clock; what learn parts are given to recover by themselves. Raises
+    `SettingsError` if the part gives back something else."""
     with self.clock("recover"):
-        return self.recover.tasks(places, key, student)
+        found = self.recover.tasks(places, key, student)
+    check_tasks(found, len(places), type(self.recover).__name__)
+    return found
 
 # %% ../../nbs/learn/assembly.ipynb #8d721db8
 @patch

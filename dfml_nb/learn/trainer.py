@@ -6,15 +6,18 @@
 __all__ = ['Trainer']
 
 # %% ../../nbs/learn/trainer.ipynb #77fb313f
+from collections.abc import Iterable
+
 from fastcore.basics import patch
 
-from ..core import Clock
+from ..core import Clock, brief, require
 from ..cores import return_memory
 from .assembly import Assembly
 from .draws import RandomDraw
 from .memory import Memory
 from .train_settings import TrainSettings, compose
 from ..nets import glance, weights
+from ..pool.facts import place_of
 from ..recover.inversion import check_terms, naming
 
 # %% ../../nbs/learn/trainer.ipynb #7602b12a
@@ -30,18 +33,27 @@ def step(self: Trainer, i: int # number of the step
     row = dict(step=i)
     warm = i < self.s.warmup
     with self.clock("recover"):          # a draw may recover from teachers, too
-        places = self.draw.places(i) if self.recover and i < self.draw.rounds else []
+        places = self.drawn(i) if self.recover and i < self.draw.rounds else []
     with naming(self.pool):
         tasks = self.recovery(i, places, warm, row) if places else []
         if not warm:
             row.update(self.learned(i, tasks))
     if self.recover:
-        row.update(self.recover.report())
+        row.update(logged(self.recover, "report", self.recover.report()))
         self.recover.hear(row)
     with self.clock("learn"):
         self.draw.hear(row)
     return_memory()
     return row
+
+# %% ../../nbs/learn/trainer.ipynb #7a5c0006
+@patch
+def drawn(self: Trainer, i: int) -> list: # of places in the pool
+    "Whose turn it is in a step. Raises `SettingsError`, `PoolError` for what is no teacher."
+    found = self.draw.places(i)
+    require(isinstance(found, Iterable), f"{type(self.draw).__name__}.places gives a list of "
+            f"places in the pool, not {brief(found)}")
+    return [place_of(j, self.pool.specs) for j in found]
 
 # %% ../../nbs/learn/trainer.ipynb #e96fcbd9
 @patch
@@ -88,8 +100,19 @@ def learned(self: Trainer, i: int, tasks: list) -> dict: # what to log
         row["classes"] = len(self.store.rings)
     with self.clock("learn"):
         for p in self.at_work(i):
-            row.update(p.step(i, tasks))
+            row.update(logged(p, "step", p.step(i, tasks)))
     return row
+
+# %% ../../nbs/learn/trainer.ipynb #7a5c0005
+def logged(p,         # a part
+           word: str, # what it was asked
+           said       # what it said
+          ) -> dict:  # the same
+    "Raises `SettingsError` for what cannot be in the row of a step."
+    right = isinstance(said, dict) and "step" not in said
+    require(right, f"{type(p).__name__}.{word} gives a dict of what to log, without 'step', which "
+            f"is the step's number; not {brief(said)}")
+    return said
 
 # %% ../../nbs/learn/trainer.ipynb #3b82a59e
 @patch

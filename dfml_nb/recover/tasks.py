@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..core import brief, require
 from ..nets import Classifier
 
 # %% ../../nbs/recover/tasks.ipynb #a670b1eb
@@ -45,6 +46,40 @@ def as_tasks(pool,        # the teachers
             ) -> list:    # of tasks
     "What was recovered from some teachers, as tasks with the global keys of their classes."
     return [Task(x, y, pool.class_keys(j), j) for j, (x, y, *_) in zip(places, found)]
+
+# %% ../../nbs/recover/tasks.ipynb #7a5c0002
+def check_tasks(found,      # what a recover part gave back
+                n: int,     # teachers that it was asked for
+                who: str):  # the part's name, for the message
+    "Raises `SettingsError` unless these are tasks, one of each teacher, and terms."
+    pair = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+    right = isinstance(pair[0], list) and all(isinstance(task, Task) for task in pair[0])
+    terms = isinstance(pair[1], dict) and all(hasattr(v, "__float__") for v in pair[1].values())
+    require(right and terms, f"{who}.tasks gives back two things, a list of tasks and a dict of "
+            f"numbers, not {brief(found)}")
+    require(len(pair[0]) == n, f"{who}.tasks was asked for the tasks of {n} teachers, and gives "
+            f"{len(pair[0])}")
+    for task in pair[0]:
+        why = amiss(task)
+        require(not why, f"{who} gives a task of teacher {task.teacher} {why}")
+
+def amiss(task: Task) -> str: # a part of a sentence; None if all is well
+    "What a task should not be."
+    x = task.x
+    y = task.y
+    if not (torch.is_tensor(x) and x.ndim == 4 and x.is_floating_point()):
+        return f"whose images are {in_short(x)}: they are floats (N, C, H, W) between 0 and 1"
+    if not (torch.is_tensor(y) and y.dtype == torch.int64 and y.shape == x.shape[:1]):
+        return f"of {len(x)} images whose labels are {in_short(y)}: they are int64 (N,)"
+    if not len(y): return
+    if y.min() < 0 or y.max() >= len(task.classes):
+        return f"with labels {y.min()}..{y.max()} and names for {len(task.classes)} classes"
+    low, high = (v.item() for v in x.detach().aminmax())
+    if low < -.5 or high > 1.5:
+        return f"with pixels between {low:.3g} and {high:.3g}: they lie between 0 and 1"
+
+def in_short(v) -> str: # of what kind something is
+    return f"{v.dtype} {tuple(v.shape)}" if hasattr(v, "dtype") else f"a {type(v).__name__}"
 
 # %% ../../nbs/recover/tasks.ipynb #4d99e4e3
 def mean_terms(rows: list # of dicts: name of a term → value
