@@ -31,6 +31,8 @@ def override(settings,       # a settings object; not changed
         value = of_python(value)
         if isinstance(old, float) and type(value) is int:
             value = float(value)
+        if isinstance(old, tuple) and type(value) is list:     # as a file has it
+            value = tuple(value)
         require(type(value) is type(old),
                 f"setting {name!r} is {old!r}, and cannot become {value!r}")
         setattr(at, last, value)

@@ -6,13 +6,16 @@
 __all__ = ['TrainSettings', 'compose', 'check_trust']
 
 # %% ../../nbs/learn/train_settings.ipynb #c3e917b7
+import keyword
 import math
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
 from typing import Literal
 
-from ..core import require
-from ..parts import DRAW, LEARN, RECOVER, Count, NoSettings, Positive, Settings, Whole
+from ..core import SettingsError, as_json, brief, require
+from ..parts import (DRAW, LEARN, RECOVER, Count, Draw, Learn, NoSettings, Positive, Recover,
+                           Settings, Whole)
 from ..pool.pool import Pool
+from ..settings import override
 
 # %% ../../nbs/learn/train_settings.ipynb #b8788c57
 @dataclass
@@ -49,14 +52,46 @@ class TrainSettings(Settings):
 # %% ../../nbs/learn/train_settings.ipynb #967db921
 def compose(names: dict    # of the parts, as for `Trainer`
            ) -> TrainSettings: # a data class with one field for each part
-    "The settings of a training with these parts, all at their defaults."
+    """The settings of a training with these parts, all at their defaults. Raises `SettingsError`
+    if one of them is no part, or has settings that cannot be kept."""
     kinds = {}
-    for registry, name in [(DRAW, names["draw"]), (RECOVER, names["recover"]),
-                           *[(LEARN, n) for n in names["learn"]]]:
-        if name and registry[name].Settings is not NoSettings:
-            kinds[name] = registry[name].Settings
+    for base, registry, name in [(Draw, DRAW, names["draw"]), (Recover, RECOVER, names["recover"]),
+                                 *[(Learn, LEARN, n) for n in names["learn"]]]:
+        if not name: continue
+        check_part(registry[name], name, base)
+        kind = registry[name].Settings
+        if kind is NoSettings: continue
+        require(kinds.get(name, kind) is kind, f"two parts with settings are called {name!r}, and "
+                "these stand under the name: enter one under another")
+        kinds[name] = kind
     parts = [(name, kind, field(default_factory=kind)) for name, kind in kinds.items()]
     return make_dataclass("RunSettings", parts, bases=(TrainSettings,))()
+
+# %% ../../nbs/learn/train_settings.ipynb #7a5c0012
+def check_part(part,       # as it was entered
+               name: str,
+               base: type  # of its kind: Draw, Recover or Learn
+              ):
+    "Raises `SettingsError` if it cannot be one."
+    kind = base.__name__
+    right = isinstance(part, type) and issubclass(part, base)
+    require(right, f"{name!r} is entered as a {kind.lower()} part, and is none: such a part is a "
+            f"class made from {kind}, class Mine({kind})")
+    own = part.Settings
+    if own is NoSettings: return
+    free = name.isidentifier() and not keyword.iskeyword(name)
+    require(free and not hasattr(TrainSettings(), name), f"{name!r} cannot be the name of a part "
+            "with settings, which stand under it: enter it under a plain word that is no setting "
+            "of every training")
+    right = isinstance(own, type) and issubclass(own, Settings) and is_dataclass(own)
+    require(right, f"the settings of {name!r} are no data class: write @dataclass above "
+            "class MySettings(Settings), and Settings = MySettings in the part")
+    try:
+        override(own(), as_json(asdict(own())))
+    except (SettingsError, TypeError, ValueError) as e:
+        raise SettingsError(f"the settings of {name!r} cannot be written into a file and read "
+                            f"again ({brief(e)}): each has a default, which is a number, a word, "
+                            "or a list of them") from e
 
 # %% ../../nbs/learn/train_settings.ipynb #149c12ae
 def check_trust(pool: Pool,
