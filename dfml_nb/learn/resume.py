@@ -6,13 +6,45 @@
 __all__ = ['resume', 'working_in']
 
 # %% ../../nbs/learn/resume.ipynb #b8ca6219
+import io
 import sys
+from collections import OrderedDict
 from contextlib import contextmanager, nullcontext
+
+import torch
 
 from ..claims import claimed, same_threads
 from ..core import RunError, require, spelled
 from ..ranks import broadcast, rank, surroundings
 from ..runs import RunFolder
+
+# %% ../../nbs/learn/resume.ipynb #7a5c0022
+PLAIN = bool, int, float, str, type(None), torch.Tensor, torch.nn.Parameter
+
+def check_kept(state,          # of a trainer
+               *where):        # keys and numbers that lead to it
+    "Raises `RunError` if a checkpoint would not give it back."
+    if type(state) in (dict, OrderedDict):
+        for key, v in state.items():
+            check_kept(key, *where)
+            check_kept(v, *where, key)
+    elif type(state) in (list, tuple):
+        for i, v in enumerate(state):
+            check_kept(v, *where, i)
+    elif type(state) not in PLAIN:
+        require(comes_back(state), f"state_dict gives {type(state).__name__} "
+                f"{' → '.join(map(str, where))}, which no checkpoint gives back: it may hold "
+                "tensors, numbers and words of Python, and lists and dicts of them", RunError)
+
+def comes_back(v) -> bool: # is it read, after it was written?
+    file = io.BytesIO()
+    try:
+        torch.save(v, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+        return True
+    except Exception:      # a pickle may fail with any
+        return False
 
 # %% ../../nbs/learn/resume.ipynb #4a1f120b
 def resume(trainer,           # fresh, of the same settings

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from ..core import RunError, progress, require
 from .model_file import (archs_in, check_learner_place, read_model, reading,
                                       save_model)
-from .resume import resume, working_in
+from .resume import check_kept, resume, working_in
 from ..pool.numbers import checksum
 from ..ranks import n_ranks, share, take_over
 from ..runs import RunFolder
@@ -104,7 +104,9 @@ class Checkpoint(Callback):
         now = time.monotonic()
         soon = now - self.last < min(self.seconds, self.share * (now - self.begun))
         if soon and i + 1 < trainer.steps: return
-        self.folder.save(trainer.state_dict(), i + 1)
+        state = trainer.state_dict()
+        check_kept(state)
+        self.folder.save(state, i + 1)
         self.last = time.monotonic()
 
 class Snapshots(Callback):
