@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .inputs import as_images
+from .labels import check_model
 from .layers import full_precision, own_layers
 from ..core import progress, rng
 from ..nets import Classifier, batch_norms, freeze
@@ -54,9 +55,11 @@ def sees_alone(model: Classifier,      # that is adapted
                split: Split,           # of the episodes
                query_statistics: bool  # which figure: inductive or transductive
               ) -> bool:
-    "Whether the adapted model's features of an image depend on that image alone."
+    """Whether the adapted model's features of an image depend on that image alone. Raises
+    `SettingsError` for a model of another kind."""
     asked = statistics_asked(adapt)
     if asked is None: return False
+    check_model(model)
     if len(batch_norms(model)) and (asked == "support" or query_statistics): return False
     return same_in_any_batch(model, split.images.shape[1:])
 

@@ -121,6 +121,7 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
                  workers: int = None  # processes that share the work on a CPU; None: as many as pay
                 ) -> list:            # rows of evaluate
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `DFMLError`."
+    learner.check_fitted()
     choose = check_test(data, shots, choose, run)
     how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
@@ -192,8 +193,7 @@ def shots_note(records # whose rows are shown
                 names.add(name)
                 tests.add(row["shot"])
                 trainings.add(shot)
-    if not names:
-        return ""
+    if not names: return ""
     return (f"The models of {listed(names, '`')} learned from episodes; those "
             f"that are tested here with {shots_text(tests)} were trained with "
             f"{shots_text(trainings)}; the papers train one for each.")
