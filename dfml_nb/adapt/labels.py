@@ -100,7 +100,7 @@ def coded(y,                  # labels (N,): words, or whole numbers
         require(len(classes) == way,
                 f"{len(classes)} different words in a {way}-way task: {classes[:9].tolist()}",
                 EpisodeError)
-    return torch.from_numpy(np.searchsorted(classes, y)), classes
+    return torch.as_tensor(np.searchsorted(classes, y)), classes
 
 def places(y,              # labels, as in coded
            classes         # of a classifier, sorted
@@ -111,7 +111,7 @@ def places(y,              # labels, as in coded
     foreign = np.setdiff1d(y, classes) if same else np.unique(y)
     require(not len(foreign), f"labels {foreign[:9].tolist()} are none of this classifier's: "
             f"its classes are {classes[:9].tolist()}", EpisodeError)
-    return torch.from_numpy(np.searchsorted(classes, y))
+    return torch.as_tensor(np.searchsorted(classes, y))
 
 # %% ../../nbs/adapt/labels.ipynb #89363dae
 def check_model(model): # of a learner, or to be adapted
