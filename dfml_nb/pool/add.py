@@ -6,6 +6,8 @@
 __all__ = ['add_models', 'add_model']
 
 # %% ../../nbs/pool/add.ipynb #702f01c3
+from dataclasses import fields
+
 from ..core import PoolError, at_home, require, usual_tensors
 from ..nets import Classifier
 from .beside import names_in_order
@@ -17,8 +19,16 @@ from ..adopt import unmoved
 from ..claims import claimed
 from ..listing import say
 from ..own import real_looking
+from ..settings import hint_for
 
 # %% ../../nbs/pool/add.ipynb #bf306ebe
+def check_words(said: dict,  # what somebody says of a model, by name
+                names: list): # those that there are
+    "Raises `PoolError` for a name that there is not."
+    for name in said:
+        require(name in names, f"nothing called {brief(name)!r} can be said of a model: "
+                f"{hint_for(name, names)}", PoolError)
+
 def describe(model: Classifier, # network and preprocessing
              name: str,         # unique within the pool
              arch: str,         # the architecture's name, see build_net
@@ -26,6 +36,7 @@ def describe(model: Classifier, # network and preprocessing
              **spec             # more fields of ModelSpec
             ) -> tuple:         # (ModelSpec without a file, name → tensor)
     "A model's row and weights, checked. Raises `PoolError` if they do not fit."
+    check_words(spec, [f.name for f in fields(ModelSpec)])
     known = all(hasattr(model, k) for k in ("net", "n_classes", "mean"))
     kind = type(getattr(model, "net", model)).__name__
     require(known, f"model {brief(name, 200)!r} is a {kind}, and a pool takes what "

@@ -16,6 +16,7 @@ from ..adopt import normalisers, unmoved
 from ..core import PoolError, at_home, require, usual_tensors
 from ..listing import say as say_note
 from ..own import real_looking
+from .add import check_words
 from .beside import (names_in_order, normalised_otherwise, said_otherwise,
                                  tables_of)
 from .choose import plain_name, shown_name
@@ -26,12 +27,16 @@ from .restore import check_alive, restore, unsteady
 from .spec import ModelSpec, check_spec, unboxed
 
 # %% ../../nbs/pool/foreign.ipynb #8d81f7c2
+TAKEN = ["name", "size", "mean", "std", "n_classes", "class_names", "domain", "accuracy",
+         "arch_args", "trained", "factory", "key", "ema", "mirror"]
+
 @usual_tensors()
 def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=None, name=None,
                  factory=None, key=None, ema=False, mirror=True, say=None, # as in import_model
                  **spec
                 ) -> tuple:             # (Classifier, ModelSpec, factories)
     "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
+    check_words(spec, TAKEN)
     check_arch(file, arch, spec.get("arch_args"), mirror)
     check_words(file, spec)
     file = at_home(file)
