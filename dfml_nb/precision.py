@@ -16,6 +16,7 @@ from .core import fork_seed
 from .devices import has_bfloat16, learning
 from .nets import Classifier
 from .own import real_looking
+from .parts import check_value
 
 # %% ../nbs/precision.ipynb #4e1f0a06
 @contextmanager
@@ -68,7 +69,9 @@ Precision = Literal["float32", "bfloat16", "auto"]
 def wants_bfloat16(precision: Precision,
                    device        # of the work
                   ) -> bool:
-    "Whether products shall be in bfloat16; 'auto': on processors that have it."
+    """Whether products shall be in bfloat16; 'auto': on processors that have it. Raises
+    `SettingsError` for another word."""
+    check_value("precision", Precision, precision)
     on_cpu = torch.device(device).type == "cpu"
     return precision == "bfloat16" or precision == "auto" and on_cpu and has_bfloat16()
 

@@ -11,10 +11,10 @@ from typing import Literal
 
 import torch
 
-from ..core import fork_seed, progress, require, rng
+from ..core import fork_seed, learning, progress, require, rng
 from ..nets import Classifier
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
-                           part)
+                           check_value, part)
 from ..precision import Precision, wants_bfloat16
 from ..ranks import share
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
@@ -61,6 +61,7 @@ def recover_steps(generator: Generator,    # its weights are changed
                   told=None                # (N, …) what the generator is told of each image
                  ):                        # yields (images, terms) at each step
     "Train `generator` and noise for one teacher; at each step the gradients are on the weights."
+    check_value("decode", Decode, decode)
     noise, shifts = noise_and_shifts
     z = noise.to(next(generator.parameters()), copy=True).requires_grad_()
     opt = adam([dict(params=list(generator.parameters())), dict(params=[z], lr=lr_z)], lr)
@@ -94,6 +95,7 @@ def fresh_generator(nz: int,       # length of the noise vector
         return Generator(nz, ngf, up_to_4(size), channels, half)
 
 # %% ../../nbs/recover/generator.ipynb #5b7a6ff5
+@learning()
 def invert_generator(teacher: Classifier,  # frozen
                      per_class: int = 20,  # images of each class
                      steps: int = 200,     # gradient steps (200 in BiDf-MKD and TGR)

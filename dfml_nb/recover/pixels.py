@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from ..core import require, rng
+from ..core import learning, require, rng
 from ..nets import Classifier, resized
 from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
                            part)
@@ -30,17 +30,22 @@ def first_pixels(teacher: Classifier,
                  start,        # images, or None: noise around the mean of the teacher's images
                  gen           # torch.Generator on the CPU
                 ) -> torch.Tensor: # (n, C, size, size), asking for gradients
-    "What the pixels start from. Raises `SettingsError` for images of the wrong shape."
+    "What the pixels start from. Raises `SettingsError` for what are no images, or no such ones."
     side = size or teacher.size
     shape = (n, teacher.channels, side, side)
     if start is None:
         noise = torch.randn(shape, generator=gen)
-        start = teacher.mean.cpu() + teacher.std.cpu() * noise
+        start = (teacher.mean.cpu() + teacher.std.cpu() * noise).clamp(0, 1)
+    start = torch.as_tensor(start)
     require(start.shape == shape,
             f"inversion must start from images of shape {shape}, not {tuple(start.shape)}")
-    return start.clamp(0, 1).to(teacher.mean.device).requires_grad_()
+    low, high = (v.item() for v in start.aminmax())
+    require(start.is_floating_point() and low > -.5 and high < 1.5, "inversion must start from "
+            f"floats between 0 and 1, not from {start.dtype} between {low:.3g} and {high:.3g}")
+    return start.clamp(0, 1).to(teacher.mean.device, torch.float32).requires_grad_()
 
 # %% ../../nbs/recover/pixels.ipynb #a25ef4aa
+@learning()
 def invert_pixels(teacher: Classifier,  # frozen
                   per_class: int = 20,  # images of each class
                   steps: int = 150,     # gradient steps
@@ -59,7 +64,8 @@ def invert_pixels(teacher: Classifier,  # frozen
                  ) -> Task:
     """Recover a task from one teacher by moving pixels (DeepInversion; the inversion inside PURER).
     Raises `SettingsError`."""
-    require(steps >= 1, f"inversion needs at least one step, not {steps}")
+    require(min(steps, per_class) >= 1, "inversion needs at least one step and one image a class, "
+                                        f"not {steps} and {per_class}")
     weights = weights or TermWeights(tv=1e-4)
     gen = rng(seed, "pixels")
     y = balanced_labels(teacher.n_classes, per_class, teacher.mean.device)
