@@ -14,10 +14,10 @@ from pathlib import Path
 from safetensors.torch import save
 
 from ..core import PoolError, at_home, progress, require
-from .add import add_models, describe
+from .add import add_models, check_words, describe
 from ..listing import say as say_note
 from .choose import model_files
-from .foreign import check_arch, check_words, read_foreign
+from .foreign import TAKEN, check_arch, read_foreign
 from .hub import WHOLE, table_of
 from .kinds import brief
 from .numbers import checksum
@@ -138,7 +138,7 @@ def _check_said(args):
         missing = [k for k in ("size", "mean", "std") if k not in said]
         require(not missing, f"{file.name}: say also {', '.join(missing)}: the side of its images "
                 "in pixels, and their normalisation as in import_model", PoolError)
-        check_words(file, said)
+        check_words(said, ["arch", *TAKEN])
         check_arch(file, said["arch"], said.get("arch_args"), said.get("mirror", True))
 
 def _judge(bad, files, skip_bad):

@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../../nbs/pool/foreign.ipynb #040df35f
 import os
-from inspect import signature
 from pathlib import Path
 
 import torch
@@ -38,7 +37,6 @@ def read_foreign(file, arch, *, size, mean, std, n_classes=None, class_names=Non
     "The model in somebody's file, checked; `say` gets notes. Raises `PoolError`."
     check_words(spec, TAKEN)
     check_arch(file, arch, spec.get("arch_args"), mirror)
-    check_words(file, spec)
     file = at_home(file)
     factories = {arch: factory} if factory else None
     arch, n_classes, class_names, args = understood(
@@ -74,15 +72,6 @@ def check_arch(file, arch, arch_args, mirror=True): # as said by the caller
             f"dict(filters=64), not {brief(arch_args)}", PoolError)
     require(unboxed(mirror) in (True, False), f"{name}: mirror is True, or False where a mirrored "
             f"image is of another class, not {brief(mirror)}", PoolError)
-
-MORE = {"arch_args", "domain", "accuracy", "trained"}      # that a caller may say of a model
-
-def check_words(file, said): # names of arguments, as of import_model
-    "Raises `PoolError` if one of them is none."
-    known = {*signature(read_foreign).parameters, *MORE} - {"file", "say", "spec"}
-    odd = [k for k in said if k not in known]
-    require(not odd, f"{Path(file).name}: nothing of a model is called {brief(', '.join(odd))}: "
-            f"what can be said of it is {', '.join(sorted(known))}", PoolError)
 
 def _notes(file, model, spec, fit) -> list: # of sentences
     "What its reader should know of a model, though it is taken as it is."
