@@ -72,10 +72,10 @@ class Pool(Facts):
 # %% ../../nbs/pool/pool.ipynb #f24ff8fc
 @patch
 def class_keys(self: Pool,
-               i: int    # the model's number
+               i         # the model's number, or its name
               ) -> list: # of tuples; equal keys mean the same class
     "What outputs mean: (domain, class name); if names are unknown, (domain, model name, output)."
-    s = self.specs[i]
+    s = self.specs[place_of(i, self.specs)]
     if s.class_names:
         domain = s.domain and in_one_form(s.domain)
         return [(domain, in_one_form(n)) for n in s.class_names]
