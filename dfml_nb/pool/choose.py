@@ -46,8 +46,10 @@ def is_model(file: Path) -> bool: # by its name; shards that lie beside their ta
 def leads_out(file, folder) -> bool:
     "Does a path in a folder end outside it, by way of links?"
     try:
+        with suppress(FileNotFoundError):         # a dead link leads somewhere, too
+            os.stat(file)
         return not Path(file).resolve().is_relative_to(Path(folder).resolve())
-    except (OSError, RuntimeError, ValueError):   # a link to itself
+    except (OSError, ValueError):                 # a link to itself
         return True
 
 def own_places(folder: Path) -> list: # of folders, of which one need not be there
