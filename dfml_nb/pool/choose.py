@@ -145,8 +145,8 @@ def _say_below(folder):
         with suppress(PoolError):       # not to be looked at, it need not be readable
             more += [run.name] * any(map(is_model, _files(run)))
     if more:
-        say(f"{brief(folder)}: not looked at are {len(more)} folders in it that hold models, too "
-            f"({brief(', '.join(more[:3]))}): --recursive (recursive=True) takes theirs, too")
+        say(f"{brief(folder)}: models in folders of it are not looked at "
+            f"({brief(', '.join(more[:3]))}): --recursive (recursive=True) takes them, too")
 
 def _runs(folder):
     "The model of each run folder."
