@@ -50,35 +50,32 @@ def check_names(names: dict): # of parts
     find_part(DRAW, names["draw"], "draw")
 
 # %% ../nbs/choices.ipynb #09585ed6
-IDLE_DRAWS = dict(
-    all_once=({"outer_steps", "distinct"}, "each teacher is drawn once"),
-    none=({"teachers", "distinct"}, "no teachers are drawn"))
-
 def unread(names: dict, # of the parts
            s            # their settings
-          ):            # yields (names of settings, why nothing reads them)
+          ) -> dict:    # name of a setting → why nothing reads it
     "What has no effect beside these parts."
     recover = names["recover"]
     owner = next((name for name in names["learn"] if LEARN[name].owns), None)
-    if owner:
-        yield {"start", "lr", "student"}, f"{owner} makes a model of its own"
-    if names["draw"] in IDLE_DRAWS:
-        yield IDLE_DRAWS[names["draw"]]
+    idle = dict(DRAW[names["draw"]].idle)
     if not recover:
-        yield {"classes", "store", "memory", "student"}, "nothing is recovered"
+        found = ["classes", "store", "memory", "student"]
+        idle.update(dict.fromkeys(found, "nothing is recovered"))
     elif owner or s.student == "none":
-        yield {f"{recover}.terms.adv"}, "there is no student whose boundary it could look for"
+        idle[f"{recover}.terms.adv"] = "there is no student whose boundary it could look for"
+    if owner:
+        idle.update(dict.fromkeys(["start", "lr", "student"], f"{owner} makes a model of its own"))
+    return idle
 
 def warn_of_unread(names: dict, # of the parts
                    before,      # their settings
                    after,       # as somebody has changed them
-                   changes):    # names of those that were changed
+                   changes: dict): # what was changed, by name
     "A warning for each change that has no effect."
-    for idle, why in unread(names, after):
-        for name in sorted(idle & set(changes)):
-            value = value_of(after, name)
-            if value != value_of(before, name):
-                warnings.warn(f"{name} = {value} has no effect: {why}", stacklevel=4)
+    for name, why in unread(names, after).items():
+        if name not in changes: continue
+        value = value_of(after, name)
+        if value != value_of(before, name):
+            warnings.warn(f"{name} = {value} has no effect: {why}", stacklevel=4)
 
 # %% ../nbs/choices.ipynb #09585ed5
 def chosen_settings(names: dict,           # of the parts

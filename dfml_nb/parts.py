@@ -207,6 +207,7 @@ class Learn(Part):
 class Draw(Part):
     "Says which teachers have their turn in a step."
     counted = True           # there are `outer_steps` rounds; False: it says how many there are
+    idle = {}                # settings of every training that it does not look at → why
 
     def __init__(self, s, given: Given,
                  train):     # settings of the training: outer_steps, teachers, distinct, trust

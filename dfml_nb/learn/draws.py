@@ -51,6 +51,7 @@ class UpTo(RandomDraw):
 class AllOnce(Draw):
     "Every teacher once, a few in each round, in the order of the pool."
     counted = False
+    idle = dict.fromkeys(["outer_steps", "distinct"], "each teacher is drawn once")
 
     def __init__(self, s, given, train):
         super().__init__(s, given, train)
@@ -63,5 +64,7 @@ class AllOnce(Draw):
 @part(DRAW, "none")
 class NoDraw(Draw):
     "Nobody: for methods that recover nothing, or have images of their own."
+    idle = dict.fromkeys(["teachers", "distinct"], "no teachers are drawn")
+
     def places(self, i):
         return []

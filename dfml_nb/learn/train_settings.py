@@ -9,6 +9,7 @@ __all__ = ['TrainSettings', 'compose', 'check_trust']
 import keyword
 import math
 from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
+from functools import cache
 from typing import Literal
 
 from ..core import SettingsError, as_json, brief, require
@@ -86,12 +87,19 @@ def check_part(part,       # as it was entered
     right = isinstance(own, type) and issubclass(own, Settings) and is_dataclass(own)
     require(right, f"the settings of {name!r} are no data class: write @dataclass above "
             "class MySettings(Settings), and Settings = MySettings in the part")
+    why = not_kept(own)
+    require(not why, f"the settings of {name!r} cannot be written into a file and read again ({why}"
+            "): each has a default, which is a number, a word, or a list of them")
+
+@cache
+def not_kept(own: type # a data class of settings
+            ) -> str:  # '' if its defaults come back from a file
+    "Why settings cannot be made, or not be read again."
     try:
         override(own(), as_json(asdict(own())))
     except (SettingsError, TypeError, ValueError) as e:
-        raise SettingsError(f"the settings of {name!r} cannot be written into a file and read "
-                            f"again ({brief(e)}): each has a default, which is a number, a word, "
-                            "or a list of them") from e
+        return brief(e)
+    return ""
 
 # %% ../../nbs/learn/train_settings.ipynb #149c12ae
 def check_trust(pool: Pool,

@@ -34,14 +34,14 @@ def first_pixels(teacher: Classifier,
     side = size or teacher.size
     shape = (n, teacher.channels, side, side)
     if start is None:
-        noise = torch.randn(shape, generator=gen)
-        start = (teacher.mean.cpu() + teacher.std.cpu() * noise).clamp(0, 1)
-    start = torch.as_tensor(start)
-    require(start.shape == shape,
-            f"inversion must start from images of shape {shape}, not {tuple(start.shape)}")
-    low, high = (v.item() for v in start.aminmax())
-    require(start.is_floating_point() and low > -.5 and high < 1.5, "inversion must start from "
-            f"floats between 0 and 1, not from {start.dtype} between {low:.3g} and {high:.3g}")
+        start = teacher.mean.cpu() + teacher.std.cpu() * torch.randn(shape, generator=gen)
+    else:
+        start = torch.as_tensor(start)
+        require(start.shape == shape,
+                f"inversion must start from images of shape {shape}, not {tuple(start.shape)}")
+        low, high = (v.item() for v in start.aminmax())
+        require(start.is_floating_point() and low > -.5 and high < 1.5, "inversion must start from "
+                f"floats between 0 and 1, not from {start.dtype} between {low:.3g} and {high:.3g}")
     return start.clamp(0, 1).to(teacher.mean.device, torch.float32).requires_grad_()
 
 # %% ../../nbs/recover/pixels.ipynb #a25ef4aa

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import require
+from ..parts import check_value
 
 # %% ../../nbs/recover/views.ipynb #61b00d45
 def draw_jitter(gen,         # torch.Generator on the CPU
@@ -39,7 +40,7 @@ def shifted(x,            # (N, C, H, W)
     h, w = x.shape[-2:]
     require(pad < min(h, w), f"a view is shifted by less than the {min(h, w)} pixels of an "
             f"image's side, not by {pad}: lower pad")
-    require(edge in PADDING, f"edge must be {' or '.join(map(repr, PADDING))}, not {edge!r}")
+    check_value("edge", Edge, edge)
     if pad:
         x = F.pad(x, (pad,) * 4, PADDING[edge])[..., down:down + h, right:right + w]
     return x.flip(-1) if flip and mirror else x
