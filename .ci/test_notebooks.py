@@ -1,15 +1,16 @@
 """Run the notebooks as tests, each in a process of its own, and count those that really ran.
 
-    python .ci/test_notebooks.py [--jobs 2] [--timeout 600] [--flags "slow cuda"] [NOTEBOOK or FOLDER ...]
+    python .ci/test_notebooks.py [--jobs 2] [--timeout 600] [--flags "slow cuda"] [--fresh] [NOTEBOOK or FOLDER ...]
 
 The processes are forks of this one, which has imported the large packages, but nothing of the project: to import
 them for each of some 230 notebooks would take a quarter of all the work.
 
 Cells are chosen as nbdev_test chooses them: not those with `#| eval: false`, nor those with a flag of `tst_flags`
 that is not named by --flags. A notebook fails if a cell raises, if it takes too long, or if a cell shows something
-now but has nothing saved. The last line is `N passed, N failed`.
+now but has nothing saved; with --fresh, also if it says something else than what is saved, numbers aside (for the
+versions and the data that a notebook was saved with). The last line is `N passed, N failed`.
 """
-import argparse, json, os, signal, sys, tempfile, textwrap, time, traceback
+import argparse, difflib, json, os, re, signal, sys, tempfile, textwrap, time, traceback
 from pathlib import Path
 
 import common
@@ -22,13 +23,33 @@ def shown(outputs):
     return any(o["output_type"] in kinds or o.get("name") == "stdout" for o in outputs or [])
 
 
+def words(outputs):
+    "The lines that these outputs of a cell show, without numbers, which another machine may print otherwise."
+    said = []
+    for o in outputs or []:
+        data = o.get("data", {})
+        if o.get("name") == "stdout": said.append(common.text(o["text"]))
+        elif "text/markdown" in data: said.append(common.text(data["text/markdown"]))
+        elif o["output_type"] == "execute_result": said.append(common.text(data.get("text/plain", "")))
+    plain = re.sub(r"data:image/\S+|0x[0-9a-f]+|[-+]?\d[\d.,:e+-]*|█+", "#", "".join(said))
+    return [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
+
+
+def otherwise(saved, now):
+    "The lines that a cell says only now, or only in what is saved."
+    lines = difflib.unified_diff(words(saved), words(now), n=0, lineterm="")
+    return [line for line in lines if line[:2] not in ("--", "++", "@@")]
+
+
 def one(path, flags, out):
-    "Run one notebook in this process; write to `out` if it passed, how many cells ran, which lack output."
+    """Run one notebook in this process; write to `out` if it passed, how many cells ran, which lack output, and which
+    say something else than what is saved."""
     import nbdev.test
     from nbdev.config import get_config
 
     ran = []
     unsaved = []
+    stale = []
 
     class Shell(nbdev.test.CaptureShell):
         def cell(self, cell, *args, **kw):
@@ -41,11 +62,13 @@ def one(path, flags, out):
             seen = common.is_shown(told, "output")
             if seen and shown(cell.outputs) and not shown(saved):
                 unsaved.append(f"cell {cell.idx_} ({cell.get('id')})")
+            elif seen and (lines := otherwise(saved, cell.outputs)):
+                stale.append("\n".join([f"cell {cell.idx_} ({cell.get('id')})", *lines]))
 
     nbdev.test.CaptureShell = Shell
     skip = get_config().tst_flags.split()
     passed, _ = nbdev.test.test_nb(path, skip_flags=skip, force_flags=flags.split(), basepath=root)
-    Path(out).write_text(json.dumps(dict(passed=bool(passed), cells=len(ran), unsaved=unsaved)))
+    Path(out).write_text(json.dumps(dict(passed=bool(passed), cells=len(ran), unsaved=unsaved, stale=stale)))
 
 
 def start(path, flags, tmp):
@@ -79,15 +102,17 @@ def exit_code(pid, late):
     return "none: it took too long"
 
 
-def judged(tmp, code):
+def judged(tmp, code, fresh):
     "What came of a notebook: passed, failed or skipped; a message; and how many cells ran."
     out = tmp/"out.json"
-    res = json.loads(out.read_text()) if out.exists() else dict(passed=False, cells=0, unsaved=[])
+    res = json.loads(out.read_text()) if out.exists() else dict(passed=False, cells=0, unsaved=[], stale=[])
     if code or not res["passed"]:
         said = (tmp/"said.txt").read_text(errors="replace")
         return "failed", f"{said[-8000:]}\nexit code {code}", res["cells"]
     if res["unsaved"]:
         return "failed", "shows something, but nothing is saved: " + ", ".join(res["unsaved"]), res["cells"]
+    if fresh and res["stale"]:
+        return "failed", "says something else than what is saved:\n" + "\n".join(res["stale"]), res["cells"]
     if not res["cells"]: return "skipped", "no cell to run", 0
     return "passed", "", res["cells"]
 
@@ -114,7 +139,7 @@ def run_all(paths, a, count):
             seconds = time.monotonic() - since
             code = exit_code(pid, late=seconds > a.timeout)
             if code is None: continue
-            status, message, cells = judged(Path(tmp.name), code)
+            status, message, cells = judged(Path(tmp.name), code, a.fresh)
             tmp.cleanup()
             del running[pid]
             count[status] += 1
@@ -138,6 +163,7 @@ def arguments():
     p.add_argument("--jobs", type=int, default=2)
     p.add_argument("--timeout", type=float, default=600)
     p.add_argument("--flags", default="")
+    p.add_argument("--fresh", action="store_true")
     p.add_argument("--beside", type=Path)   # a file that other work writes when it is done
     p.add_argument("--checks-failed", type=int, default=0)   # other checks that failed; they count
     return p.parse_args()

@@ -101,7 +101,8 @@ def told_of(trainer: Trainer) -> dict: # of JSON
     seconds = {"pretrain": pretrain_seconds(trainer.pool), "recover": 0., "learn": 0.,
                **trainer.clock.seconds}
     return dict(pool=trainer.pool.summary(), settings=asdict(trainer.s), found=trainer.found(),
-                device=device_name(trainer.device), versions=versions(), seconds=seconds)
+                steps=trainer.steps, device=device_name(trainer.device), versions=versions(),
+                seconds=seconds)
 
 def check_told(about: dict): # what a file says; it may be anything
     "Raises `ValueError` unless it tells what a record takes over from a training."

@@ -12,9 +12,9 @@ from functools import cached_property
 from fastcore.basics import patch
 
 from .adapt.adapt import FewShotClassifier, get_adapter
-from .adapt.classifier import answering
 from .adapt.export import CLOSED, export_model
 from .adapt.labels import check_model, check_support, coded
+from .adapt.layers import adapted
 from .core import (Clock, PoolError, RunError, at_home, learning, pick_device,
                           require, whole_number, whole_seed)
 from .cores import computing
@@ -116,7 +116,8 @@ def why_not(self: DataFreeMetaLearner, pool: Pool) -> str: # None if it can
 def fit(self: DataFreeMetaLearner,
         pool,                    # a `Pool` or its folder
         run=None,                # a folder: log, checkpoints, snapshots; goes on where it stopped
-        callbacks=(),            # more of `Callback`, called before those of the run folder
+        # more of `Callback`, called before those of the run folder; `StopTraining` ends the run
+        callbacks=(),
         quiet=True,              # no progress bar
         # processes that share the work on a CPU; None: as many as is worth it, see workers.
         # With callbacks of your own one, unless you say more: they are called in this one only
@@ -126,7 +127,7 @@ def fit(self: DataFreeMetaLearner,
     check_callbacks(callbacks)
     if workers is None and callbacks:
         workers = 1
-    pool = pool if isinstance(pool, Pool) else Pool(pool)
+    pool = Pool.of(pool)
     run = None if run is None else at_home(run)
     with hired(workers, quiet), computing(self.device):
         return self._fit(pool, run, callbacks, quiet)
@@ -173,7 +174,7 @@ def adapt(self: DataFreeMetaLearner,
     y, classes = coded(y, way)
     with learning():
         x, y = check_support(self.model, x, y, len(classes))
-        clf = answering(adapter(self.model, x, y, len(classes)), adapter)
+        clf = adapted(adapter, self.model, x, y, len(classes))
     clf.classes_ = classes
     return clf
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from .classifier import answering
+from .layers import adapted
 from ..core import EpisodeError, of_python, require, whole_number
 from ..cores import keep_memory
 from ..learn.maml import stack_episodes
@@ -28,7 +28,7 @@ def episode_accuracy(model,            # a `Classifier`
                      query_statistics  # which figures: False (inductive), True (transductive)
                     ) -> list:         # an accuracy (0..1) for each of them
     "Adapt to the support set, score the query set. One adaptation serves all figures."
-    clf = answering(adapt(model, episode.support_x, episode.support_y, way), adapt)
+    clf = adapted(adapt, model, episode.support_x, episode.support_y, way)
     right = [clf.predict(episode.query_x, q) == episode.query_y for q in query_statistics]
     return [r.float().mean(-1).tolist() for r in right]
 

@@ -16,7 +16,7 @@ from .inputs import PICTURES, as_images, in_order, pieces, understood
 from .labels import places
 from .layers import enough_numbers, full_precision, own_layers
 from .statistics import batch_statistics, statistics_of, unchanged
-from ..core import EpisodeError, RunError, SettingsError, require, usual_tensors
+from ..core import EpisodeError, RunError, require, usual_tensors
 from ..many import seeing
 from ..nets import Classifier, batch_mode
 
@@ -154,13 +154,3 @@ def score(self: FewShotClassifier,
             f"{tuple(found.shape)} images but {tuple(wanted.shape)} labels", EpisodeError)
     require(len(found), "there are no images to score", EpisodeError)
     return (found == wanted).double().mean().item()
-
-# %% ../../nbs/adapt/classifier.ipynb #ada2000e
-def answering(clf,  # what an adaptation returned
-              adapt # the adaptation
-             ):     # the same
-    "Raises `SettingsError` unless it can predict."
-    name = getattr(getattr(adapt, "func", adapt), "__name__", repr(adapt))
-    require(hasattr(clf, "predict"), f"the adaptation {name} returned {type(clf).__name__}: "
-            "an adaptation returns a FewShotClassifier", SettingsError)
-    return clf

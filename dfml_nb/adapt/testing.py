@@ -164,7 +164,7 @@ def result(learner,         # a trained DataFreeMetaLearner
     with computing(learner.device):          # as many threads as the test had
         tested = dict(device=device_name(learner.device), versions=versions())
     return dict(recipe=learner.recipe, parts=learner.names,
-                data=data.name, data_free=learner.data_free,
+                data=data.name, data_free=learner.data_free, steps=about.get("steps"),
                 pool=about["pool"], budget=learner.budget, shot=learner.shot, seed=learner.seed,
                 device=about["device"], versions=about["versions"], tested=tested,
                 seconds=dict(about["seconds"], test=round(seconds, 1)),

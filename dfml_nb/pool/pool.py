@@ -50,6 +50,11 @@ class Pool(Facts):
             return load_model(self.path, self.specs[i], factories).to(pick_device(device))
         self._load = Kept(load, cache, room)
 
+    @classmethod
+    def of(cls, pool, factories=None): # a pool or its folder; of a folder, as above
+        "A pool, whichever of the two it is given as. Raises `PoolError`."
+        return pool if isinstance(pool, Pool) else cls(pool, factories)
+
     def __len__(self):
         return len(self.specs)
 
@@ -120,7 +125,7 @@ def merge_pools(path,          # the new pool's folder; what is already there is
     "Put the models of several pools into one. Raises `PoolError` if `path` holds something else."
     require(not isinstance(pools, (str, os.PathLike, Pool)), "the pools to merge are a list: "
             "merge_pools(path, [one, other])", PoolError)
-    rows = _numbered([p if isinstance(p, Pool) else Pool(p, factories) for p in pools])
+    rows = _numbered([Pool.of(p, factories) for p in pools])
     have = {s.name for s in open_folder(path)}
     require(have <= {name for name, *_ in rows},
             f"{path} already holds another pool: choose another folder", PoolError)

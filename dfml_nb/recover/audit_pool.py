@@ -98,7 +98,7 @@ def summary(name: str,    # of the rows
     return [dict(name=name, space=k, **report(g, s)) for k, g in groups.items()]
 
 # %% ../../nbs/recover/audit_pool.ipynb #dd97aec1
-def audit_pool(pool: Pool,             # trained by this library
+def audit_pool(pool,                   # trained by this library: a `Pool` or its folder
                data: DataSet,          # the pool was trained on its meta-train classes
                recover="pixels",       # see recover_from
                n_teachers: int = None, # the first so many; by default all
@@ -107,6 +107,7 @@ def audit_pool(pool: Pool,             # trained by this library
               ) -> list:               # of rows: 'all teachers', 'control', then each teacher
     "Audit the teachers of a pool, one by one and together. Raises `DataError`, `SettingsError`."
     s = s or AuditSettings()
+    pool = Pool.of(pool)
     places = first_places(pool, n_teachers, data)
     tasks = {}
     for i in progress(places, "recovering", quiet=quiet):

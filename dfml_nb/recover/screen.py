@@ -102,13 +102,15 @@ def scores_alone(pool: Pool,
 
 # %% ../../nbs/recover/screen.ipynb #3835b3ba
 @usual_tensors()
-def screen(pool: Pool,               # of teachers to score
+def screen(pool,                     # the teachers to score, a `Pool` or its folder
            s: ScreenSettings = None, # None: the default settings
            seed=0,                   # of the recovered images
            device="cpu",             # see pick_device
            quiet=True                # no progress bar
           ) -> list: # of dicts: name, the scores, votes, trust (0..1), why
-    "Score every teacher of a pool without data. Scores that a teacher cannot have are None."
+    """Score every teacher of a pool without data. Scores that a teacher cannot have are None.
+    Raises `PoolError`."""
+    pool = Pool.of(pool)
     s = s or ScreenSettings()
     device = pick_device(device)
     tasks, rows = scores_alone(pool, s, seed, device, quiet)

@@ -114,13 +114,14 @@ def bad_teacher(pool: Pool,
     return retrain(pool.specs[i], kind, (seed, i))
 
 # %% ../../nbs/recover/spoil.ipynb #93497a12
-def spoil_pool(pool: Pool,    # not changed
+def spoil_pool(pool,          # a `Pool` or its folder; not changed
                kinds: list,   # for each teacher a name in SPOILERS or WRONG_LABELS, or None
                path,          # the new pool's folder; what is already there is kept
                seed=0,        # of what is random
                retrain=None   # function (spec, kind, seed) → Classifier, for WRONG_LABELS
               ) -> Pool:      # the rows of pool.json say nothing of what was done
     "A copy of a pool with bad teachers. Raises `SettingsError`, `PoolError`."
+    pool = Pool.of(pool)
     require(len(kinds) == len(pool), f"{len(kinds)} kinds for {len(pool)} teachers: "
                                      "say one for each, None for a healthy one")
     have = {m.name for m in open_folder(path)}
