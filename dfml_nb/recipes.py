@@ -149,7 +149,7 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
         if folder and rank() == 0:
             folder.check_exists()
             self.made_by = folder.identity
-            self._write(folder.model_file, run=self.made_by)
+            self._write(folder.model_file)
     return self
 
 @patch
@@ -196,9 +196,10 @@ def save(self: DataFreeMetaLearner, path): # a .safetensors file
     self._write(path)
 
 @patch
-def _write(self: DataFreeMetaLearner, path, **more): # more facts
+def _write(self: DataFreeMetaLearner, path):
     check_learner_place(path)
-    save_model(self.model, path, config=self.config, about=self.about, **more)
+    run = {} if self.made_by is None else dict(run=self.made_by)
+    save_model(self.model, path, config=self.config, about=self.about, **run)
 
 # %% ../nbs/recipes.ipynb #adcf623f
 @patch(cls_method=True)
