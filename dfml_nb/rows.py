@@ -173,8 +173,11 @@ def ablation_rows(): # yields experiments
                          PURER_BEFORE)
     for row, cpu in dict(long={"outer_steps": 4500}, thirteen={"teachers": 13}).items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", cpu=cpu)
-    yield Experiment("ablation_order", "independent", "cifar_fs", "free", "ridge",
-                     {"bell.order": "independent"})
+    for row, scenario in dict(independent="cifar_fs",
+                              independent_domains="multi_domain").items():
+        cpu = CPU_SCENARIO.get(scenario, {}).get("free", {})
+        yield Experiment("ablation_order", row, scenario, "free", "ridge",
+                         {"bell.order": "independent"}, cpu)
     gentle = {"dynamic.pad": 0, "dynamic.lr": .01}   # images that large teachers can shape
     cpu = CPU_SCENARIO["model_scale"]["purer"]
     yield Experiment("model_scale", "purer_gentle", "model_scale", "purer", "fine_tune",
