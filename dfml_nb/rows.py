@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEFORE', 'ROWS', 'PURER_BEFORE', 'EARLIER', 'TABLES', 'SMALL', 'LARGE', 'FEW_VIEWS', 'FEW_BATCHES', 'FEW_STEPS',
-           'CPU_SCENARIO', 'FREE_EARLIER', 'ABLATIONS', 'WITHOUT', 'SHORT_FREE', 'SHORT_DISTILL', 'PLAIN_DISTILL',
-           'DISTILL_PARTS', 'EXPERIMENTS', 'Experiment']
+           'CPU_SCENARIO', 'FREE_EARLIER', 'ABLATIONS', 'WITHOUT', 'SHORT_FREE', 'DESCENT', 'ORDERS', 'SHORT_DISTILL',
+           'PLAIN_DISTILL', 'DISTILL_PARTS', 'EXPERIMENTS', 'Experiment']
 
 # %% ../nbs/rows.ipynb #9109ebe5
 from dataclasses import replace
@@ -127,9 +127,8 @@ def main_rows(table: str, scenario: str): # yields experiments
     "The rows of a main table."
     for row, (recipe, adapt, settings, *parts) in ROWS.items():
         cpu = CPU_SCENARIO.get(scenario, {}).get(recipe, {})
-        published = PUBLISHED.get((table, row), ())
         yield Experiment(table, row, scenario, recipe, adapt, settings, cpu,
-                         parts=parts[0] if parts else {}, published=published)
+                         parts=parts[0] if parts else {}, published=PUBLISHED.get((table, row), ()))
 
 def earlier_rows(): # yields experiments
     "What recipes were before they were changed, for the pages that measured them."
@@ -157,6 +156,12 @@ SHORT_FREE = {**BEFORE, "outer_steps": 20, "warmup": 5, "teachers": 2,
               "five.ngf": 32, "bell.measure": 0,
               "replay.episodes": 5, "replay.max_batches": 10}
 
+# BelL's own order is sequential, with Adam inside; its theorem is about
+# gradient descent
+DESCENT = {"bell.inner": "sgd", "bell.lr": .1}
+ORDERS = dict(independent={"bell.order": "independent"}, descent=DESCENT,
+              descent_independent={**DESCENT, "bell.order": "independent"})
+
 # %% ../nbs/rows.ipynb #7baa07bb
 def ablation_rows(): # yields experiments
     "What does how much."
@@ -173,11 +178,8 @@ def ablation_rows(): # yields experiments
                          PURER_BEFORE)
     for row, cpu in dict(long={"outer_steps": 4500}, thirteen={"teachers": 13}).items():
         yield Experiment("ablation_purer", row, "cifar_fs", "purer", "fine_tune", cpu=cpu)
-    for row, scenario in dict(independent="cifar_fs",
-                              independent_domains="multi_domain").items():
-        cpu = CPU_SCENARIO.get(scenario, {}).get("free", {})
-        yield Experiment("ablation_order", row, scenario, "free", "ridge",
-                         {"bell.order": "independent"}, cpu)
+    for row, settings in ORDERS.items():
+        yield Experiment("ablation_order", row, "cifar_fs", "free", "ridge", settings)
     gentle = {"dynamic.pad": 0, "dynamic.lr": .01}   # images that large teachers can shape
     cpu = CPU_SCENARIO["model_scale"]["purer"]
     yield Experiment("model_scale", "purer_gentle", "model_scale", "purer", "fine_tune",
@@ -197,15 +199,13 @@ DISTILL_PARTS = dict(
     all={}, centroid={}, no_whitening={"match.whiten": 0.},
     no_mirror={"match.mirror": False},
     no_mixing={"match.view.mixup": 0., "match.view.cutmix": 0.},
-    few_images={"pixels.per_class": 5},
-    noise_start={"pixels.start": "noise", "pixels.lr": .05,
-                 "pixels.terms.bn": .1},
+    few_images={"pixels.per_class": 5}, noise_start={
+        "pixels.start": "noise", "pixels.lr": .05, "pixels.terms.bn": .1},
     drawn_only={"match.drawn": 1., "outer_steps": 0},
     half_drawn={"match.drawn": .5},
     square_only={"match.cosine": 0.}, cosine_only={"match.square": 0.},
     relations={"match.relations": 1.}, hidden={"match.hidden": 512},
-    soft={"match.soft": 2.},
-    hidden_soft={"match.hidden": 512, "match.soft": 2.})
+    soft={"match.soft": 2.}, hidden_soft={"match.hidden": 512, "match.soft": 2.})
 
 # %% ../nbs/rows.ipynb #b8d44aa5
 def beyond(row: str, recipe: str, adapt=None, settings=None, models=None, # as in Experiment
