@@ -202,10 +202,10 @@ DISTILL_PARTS = dict(
     few_images={"pixels.per_class": 5}, noise_start={
         "pixels.start": "noise", "pixels.lr": .05, "pixels.terms.bn": .1},
     drawn_only={"match.drawn": 1., "outer_steps": 0},
-    half_drawn={"match.drawn": .5},
-    square_only={"match.cosine": 0.}, cosine_only={"match.square": 0.},
-    relations={"match.relations": 1.}, hidden={"match.hidden": 512},
-    soft={"match.soft": 2.}, hidden_soft={"match.hidden": 512, "match.soft": 2.})
+    half_drawn={"match.drawn": .5}, square_only={"match.cosine": 0.},
+    cosine_only={"match.square": 0.}, relations={"match.relations": 1.},
+    hidden={"match.hidden": 512}, soft={"match.soft": 2.},
+    hidden_soft={"match.hidden": 512, "match.soft": 2.})
 
 # %% ../nbs/rows.ipynb #b8d44aa5
 def beyond(row: str, recipe: str, adapt=None, settings=None, models=None, # as in Experiment
