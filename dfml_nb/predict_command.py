@@ -96,6 +96,23 @@ def write_answers(file,        # the table
                 table.writerow([spelled(name), best, *(f"{p:.4f}" for p in share)])
     atomic_write(file, write)
 
+def told(classifier, files: list, out, quiet: bool # as in predict
+        ) -> list:                                 # of (file, its class, share of each class)
+    "Answers are written before they are printed; those before a broken picture are printed, too."
+    from dfml_nb.core import spelled
+    rows = []
+    try:
+        for row in answers(classifier, files, quiet):
+            rows.append(row)
+        if out:
+            write_answers(out, classifier.classes_, rows)
+    finally:
+        for name, best, _ in rows:
+            print(spelled(f"{name}: {best}"))
+    if out:
+        print(f"written: {out}")
+    return rows
+
 # %% ../nbs/predict_command.ipynb #9e0c000b
 def predict(run: str,              # run folder of dfml train, or a saved learner
             pictures: list[str],   # to be answered: files, or folders of them
@@ -107,9 +124,9 @@ def predict(run: str,              # run folder of dfml train, or a saved learne
             # but nobody has calibrated them
             out: str = None,
             device: Device = "auto", quiet: Quiet = False
-           ) -> list:              # of (file, its class, share of each class)
+           ) -> list:              # of told
     "Say to which class each picture belongs, after a few examples of each."
-    from dfml_nb.core import check_target, spelled
+    from dfml_nb.core import check_target
     if out:
         check_target(out, is_answers, "table of answers")
     known, labels = examples(support)
@@ -118,10 +135,4 @@ def predict(run: str,              # run folder of dfml train, or a saved learne
     say_kinds("examples", known, learner.model.channels, quiet)
     say_kinds("pictures", files, learner.model.channels, quiet)
     classifier = learner.adapt(known, labels, how=adapt)
-    rows = list(answers(classifier, files, quiet))
-    for name, best, _ in rows:
-        print(spelled(f"{name}: {best}"))
-    if out:
-        write_answers(out, classifier.classes_, rows)
-        print(f"written: {out}")
-    return rows
+    return told(classifier, files, out, quiet)

@@ -15,6 +15,7 @@ import torch
 from .layers import adapted
 from ..core import EpisodeError, of_python, require, whole_number
 from ..cores import keep_memory
+from ..episodes import episodes
 from ..learn.maml import stack_episodes
 from ..many import activation_bytes, halved, how_many, stackable
 from ..nets import Classifier, batch_mode
@@ -109,6 +110,13 @@ def check_protocol(ask: dict,    # way, shot, query, n, seed as in evaluate
     require(together is None or together >= 1,
             f"cannot do {together} episodes at once: together must be 1 or more, or None")
     return dict(whole, seed=of_python(ask["seed"]))
+
+def check_possible(data, choose, shots, # as in test_learner
+                   ask: dict):          # way, query, n, seed
+    "Raises `DataError` or `EpisodeError` before anything is computed that would be lost."
+    for split in ["test", *(["val"] if "val" in choose else [])]:
+        for shot in shots:
+            episodes(data[split], **check_protocol(dict(ask, shot=shot), None))
 
 def which_figures(query_statistics # as in evaluate
                  ) -> tuple:       # of False and True

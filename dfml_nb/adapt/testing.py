@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .adapt import get_adapter
+from .accuracy import check_possible
 from .evaluate import as_hits, evaluate, select
 from ..core import DataError, device_name, of_python, require, versions
 from ..cores import computing
@@ -51,8 +51,7 @@ class Judge:
              **kw         # shot, n, … of evaluate
             ) -> list:    # rows
         "Rows of `evaluate`."
-        adapt = get_adapter(self.how)
-        return evaluate(model, adapt, split, **self.fixed, seen=self.seen, keep=True, **kw)
+        return evaluate(model, self.how, split, **self.fixed, seen=self.seen, keep=True, **kw)
 
 # %% ../../nbs/adapt/testing.ipynb #acb6d8cc
 def counted(row: dict, asked: int) -> dict: # queries of an episode
@@ -123,17 +122,17 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `DFMLError`."
     learner.check_fitted()
     choose = check_test(data, shots, choose, run)
-    how = how or learner.how
     way = min(5, learner.model.n_classes) if way is None else way
-    judge = Judge(learner, data, way, how, query, seed, quiet)
+    judge = Judge(learner, data, way, how or learner.how, query, seed, quiet)
     kept = snapshots(run, learner.factories) if set(choose) - {"last"} else []
     models = [m.to(learner.device) for m in kept]
+    check_possible(data, choose if models else [], shots, dict(judge.fixed, n=n))
     rows = []
     with hired(workers, quiet), computing(learner.device):
         for shot in dict.fromkeys(shots):
             for c in choose if models else ["last"]:  # else there is nothing to choose from
                 rows += judge.chosen(c, models, learner.model, shot, n, val_n)
-    about = dict(adapt=how, episode_seed=of_python(seed), query=of_python(query))
+    about = dict(adapt=judge.how, episode_seed=of_python(seed), query=of_python(query))
     about["trained_shot"] = episode_shot(asdict(learner.settings))
     return [dict(counted(r, way * query), **about) for r in rows]
 
