@@ -106,7 +106,7 @@ def find_folder(name, # a folder's name under the root, or its path
     here = Path(os.path.abspath(os.path.expanduser(name)))
     if os.path.isabs(name) or str(name).split("/")[0] in (".", "..", "~"): return here
     under = data_root(root)/name
-    return under if os.path.exists(under) or not os.path.isdir(here) else here
+    return under if os.path.exists(under) or not os.path.exists(here) else here
 
 def no_splits(folder: Path) -> str:
     "What to say if a folder has no splits in it."
@@ -174,6 +174,7 @@ def load_data(name: str, # a name in DATASETS, a folder under the root, or the p
     "A data set by name. Raises `DataError`, with the ways to get it, if it is not there."
     named = isinstance(name, (str, os.PathLike))
     require(named, f"a data set is named by a word or a path, not by {name!r}", DataError)
+    name = os.fspath(name)
     for what in ("size", "n_per_class"):
         if options.get(what) is not None:
             options[what] = whole_number(options[what], what, error=DataError)

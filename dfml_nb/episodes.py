@@ -130,6 +130,8 @@ class Episodes:
                     i # number of an episode, negative counts from the end; or a slice
                    ): # an Episode, or a list of them
         if isinstance(i, slice): return [self[j] for j in range(*i.indices(self.n))]
+        whole = f"an episode's number must be a whole number, not {i!r}"
+        require(hasattr(i, "__index__"), whole, EpisodeError)
         if not -self.n <= i < self.n: raise IndexError(f"episode {i} of {self.n}")
         return sample_episode(self.split, self.way, self.shot, self.query, self.seed, i % self.n)
 

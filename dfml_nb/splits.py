@@ -70,6 +70,8 @@ class Split:
                  classes: list): # class names, sorted
         self.name = name
         self.images = images.cpu().numpy() if torch.is_tensor(images) else images
+        require(np.iterable(classes), f"{name}: classes are a list of their names, not {classes!r}",
+                DataError)
         self.classes = [of_python(c) for c in classes]
         check_bytes(name, self.images)
         check_labels(name, labels, len(images), self.classes)
@@ -156,6 +158,9 @@ class DataSet:
     def __init__(self,
                  name: str,     # e.g. 'cifar_fs'
                  splits: dict): # 'train', 'val', 'test' → Split
+        right = isinstance(splits, dict) and all(isinstance(s, Split) for s in splits.values())
+        require(right and splits, f"{name}: a data set is made of splits by their names, one at "
+                "least: dict(train=Split(...), test=Split(...))", DataError)
         self.name = name
         self.splits = splits
         check_disjoint(name, {k: s.classes for k, s in splits.items()})
@@ -265,10 +270,13 @@ def split_of(classes: dict # split name → class names
 # %% ../nbs/splits.ipynb #829764bc
 def split_by_hash(key: str,            # of the data set
                   names,               # class names, in any order
-                  shares=(64, 16, 20)  # of train, val and test; any positive numbers
+                  shares=(64, 16, 20)  # of train, val and test; any numbers from 0
                  ) -> dict: # class name → split
-    "Divide classes by a hash of their names: always in the same way."
-    names = sorted(names, key=lambda c: stable_seed(key, c))
+    "Divide classes by a hash of their names: always in the same way. Raises `DataError`."
+    right = len(shares) == 3 and min(shares) >= 0 and sum(shares) > 0
+    require(right, "shares are three numbers from 0, of train, val and test, and not all 0, "
+            f"not {shares!r}", DataError)
+    names = sorted(set(names), key=lambda c: stable_seed(key, c))
     a, b, _ = (round(len(names) * s / sum(shares)) for s in accumulate(shares))
     return split_of(dict(train=names[:a], val=names[a:b], test=names[b:]))
 

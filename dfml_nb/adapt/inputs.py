@@ -138,6 +138,9 @@ def side_by_side(pictures: list,    # single ones
     "A list of pictures as one tensor."
     found = [one_picture(p, model) for p in pictures]
     shapes = {tuple(x.shape) for x in found}
+    require(len({x.shape[0] for x in found}) < 2, f"the pictures differ, {sorted(shapes)[:4]}: "
+            "some are grey, or have transparency: bring them to one number of channels, here "
+            f"{model.channels}, or pass PIL images or files, which are brought to it", EpisodeError)
     require(len(shapes) < 2, f"the pictures differ, {sorted(shapes)[:4]}: this model takes any "
             "size, so bring them to one", EpisodeError)
     return torch.stack(found)
