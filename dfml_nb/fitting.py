@@ -45,9 +45,16 @@ def shown(trainer: Trainer,
     return [Agree(), Progress(title, silent)]
 
 # %% ../nbs/fitting.ipynb #056d48eb
-def going_on(trainer: Trainer, folder: RunFolder, quiet: bool) -> int:
+def going_on(trainer: Trainer, folder: RunFolder, quiet: bool,
+             own: bool # are there callbacks of somebody? What one has ended stays so
+            ) -> int:
     "The first step to do. Raises `RunError` for a checkpoint that does not fit."
     first = resume(trainer, folder)
+    if own and getattr(trainer, "ended", False):
+        if rank() == 0:
+            print(f"{folder.path}: a callback ended this run after step {first} of "
+                  f"{trainer.steps}; without callbacks it goes on", file=sys.stderr)
+        trainer.steps = first
     if 0 < first < trainer.steps and rank() == 0 and not quiet:
         print(f"{folder.path}: going on after step {first} of {trainer.steps}", file=sys.stderr)
     return first
@@ -84,7 +91,8 @@ def train(trainer: Trainer,
         return
     if rank() == 0:
         begin(folder, trainer, config)
-    first = going_on(trainer, folder, quiet)
+    own = any(type(c) not in (Agree, Progress) for c in callbacks)
+    first = going_on(trainer, folder, quiet, own)
     if rank() == 0:
         rows += [row for row in folder.rows() if row["step"] < first]
     run_steps(trainer, [*callbacks, History(rows), *kept(folder, trainer), Together()], first)

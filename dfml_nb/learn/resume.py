@@ -54,6 +54,7 @@ def resume(trainer,           # fresh, of the same settings
     state = broadcast(folder.latest() if rank() == 0 else None)
     if state is None: return 0
     first = state.pop("step")
+    trainer.ended = state.pop("ended", False)     # by a callback
     try:
         trainer.load_state_dict(state)
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as e:

@@ -97,6 +97,7 @@ class Checkpoint(Callback):
     cannot change the outcome."""
     seconds = 60.    # what a killed run loses at most, but for the step it was in
     share = .2       # of its time so far, which is the most that it loses in the first minutes
+    steps = 0        # of the run, before a callback ended it
 
     def __init__(self,
                  folder: RunFolder, # where to
@@ -107,11 +108,14 @@ class Checkpoint(Callback):
         if seconds is not None:
             self.seconds = seconds
 
+    def start(self, trainer, first):
+        self.steps = trainer.steps
+
     def after(self, trainer, i, row):
         now = time.monotonic()
         soon = now - self.last < min(self.seconds, self.share * (now - self.begun))
         if soon and i + 1 < trainer.steps: return
-        state = trainer.state_dict()
+        state = dict(trainer.state_dict(), ended=trainer.steps < self.steps)
         check_kept(state)
         self.folder.save(state, i + 1)
         self.last = time.monotonic()
