@@ -97,10 +97,12 @@ def row_jobs(names,      # of experiments: 'all', a table, or TABLE/ROW; several
              seeds       # of the training
             ) -> list:   # of (name, seed), each once
     "The jobs that somebody asks for. Raises `SettingsError`."
+    names = [names] if isinstance(names, str) else names
+    seeds = [seeds] if isinstance(seeds, int) else seeds
     found = {}
     for name in names:
         found.update((e.name, e) for e in find_experiments(name))
-    return list(product(found, map(whole_seed, seeds)))
+    return list(product(found, dict.fromkeys(map(whole_seed, seeds))))
 
 def run_row(job: tuple,     # (name of an experiment, seed)
             budget, out, results, workers, **how # as in `run_rows`

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .adapt.adapt import HEADED
-from .adapt.testing import result, test_learner
+from .adapt.testing import check_shots, result, test_learner
 from .core import RunError, as_json, device_name, load_json, pick_device, require
 from .core import save_json, versions, whole_seed
 from .data import load_data
@@ -63,6 +63,7 @@ def reproduce(e: Experiment,
     require(isinstance(e, Experiment), f"a row is given as an Experiment, not as {e!r}: "
             "find_experiments(name) finds them")
     seed = whole_seed(seed)
+    check_shots(shots)
     if episodes is None:
         episodes = 3 if budget == "smoke" else 600
     require(episodes >= 1, f"{episodes} episodes: ask for at least one")
@@ -74,7 +75,8 @@ def reproduce(e: Experiment,
     learners = e.learners(budget, shots, seed, device, **oracle)
     asked = asked_for(learners, pool, episodes)
     target = result_file(e, budget, seed, results)
-    record = recorded(target, asked, pool.digest(weights_only=True))
+    said = dict(adapt=e.adapt or get_recipe(e.recipe).adapt, data="+".join(tests))
+    record = recorded(target, {**asked, **said}, pool.digest(weights_only=True))
     if record is None:
         data = [load_data(d, root, quiet=quiet) for d in tests]
         record = made_row(e, learners, pool, data, asked, folder, root, quiet)
@@ -205,6 +207,7 @@ def trained_in(name: str,        # of a row, e.g. 'cifar_fs_main/free'
                folder="../.."    # of `results` and `reproduce`, as a page of results sees it
               ) -> Path:         # of the run
     "Where a row was trained at budget cpu. Raises `RunError` for one without a record."
+    require(name in EXPERIMENTS, f"there is no row {name!r}: `dfml reproduce --list` names them")
     e = EXPERIMENTS[name]
     record = load_json(result_file(e, "cpu", seed, Path(folder)/"results"))
     return run_folder(e, record["asked"], Path(folder)/"reproduce", shot)

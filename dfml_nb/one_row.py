@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from fastcore.basics import patch
 
+from .core import require
 from .learn.trainer import compose
 from .recipes import DataFreeMetaLearner, exchanged, get_recipe
 from .settings import override
@@ -44,6 +45,9 @@ def changes(self: Experiment, budget: str # a budget's name
            ) -> dict:                     # dotted name → value
     """The settings that this row changes; what the row is about comes last. What concerns a part
     that it does not have is left out of the budget's."""
+    other = ", ".join(self.parts.keys() - {"recover", "learn", "draw"})
+    require(not other, f"the parts of a row are recover, learn and draw, not {other}: what adapts "
+            "it is its adapt")
     s = compose(exchanged(get_recipe(self.recipe), **self.parts))
     cpu = self.cpu if budget == "cpu" else {}
     mine = {k: v for k, v in cpu.items() if hasattr(s, k.split(".")[0])}

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .adapt.evaluate import paired_difference
-from .adapt.tables import half_of, load_results, over_seeds, without_episodes
-from .core import RunError, as_json, load_json, require, stable_seed
+from .adapt.tables import half_of, has_figures, load_results, over_seeds, without_episodes
+from .core import DataError, DFMLError, RunError, as_json, load_json, require, stable_seed
 from .learn.trainer import compose
 from .recipes import get_recipe
 from .settings import flat
@@ -114,23 +114,24 @@ def well_formed(asked) -> bool:
                and isinstance(t.get("shots"), list) for t in trainings_of(asked))
 
 def recorded(target: Path,
-             asked: dict,
+             asked: dict,   # also adapt and data, as the record itself says them
              weights: str   # digest of the pool's weights: all that old records say of a pool
             ):              # the record, or None
     "A row's record, if there is one. Raises `RunError` if it answers another question."
     if not target.exists():
         return None
-    record = load_json(target)
-    there = record.get("asked", {}) if isinstance(record, dict) else None
-    require(well_formed(there),
-            f"{target} was not written by this program: move it away, or give --results another "
-            "folder", RunError)
-    if there.get("pool") == weights:
-        there = dict(there, pool=asked["pool"])
-    diff = differences(there, asked)
-    require(not diff,
-            f"{target} answers another question: {', '.join(diff[:4])}: move it away, "
-            "or give --results another folder", RunError)
+    away = "move it away, or give --results another folder"
+    try:
+        record = load_json(target)
+        there = record.get("asked", {}) if has_figures(record) else None
+        require(well_formed(there), "not written by this program, or damaged", RunError)
+        if there.get("pool") == weights:
+            there = dict(there, pool=asked["pool"])
+        said = {k: record.get(k) for k in ("adapt", "data") if k in asked}
+        diff = differences({**there, **said}, asked)
+    except (DFMLError, LookupError, TypeError, ValueError, AttributeError) as e:
+        raise RunError(f"{target} is no record of this row ({e}): {away}") from e
+    require(not diff, f"{target} answers another question: {', '.join(diff[:4])}: {away}", RunError)
     return record
 
 # %% ../nbs/records.ipynb #90fe16c7
@@ -184,6 +185,8 @@ def gain_of(name: str, base: str,  # as in `records_of`
             folder="../../results" # as in `records_of`
            ) -> tuple:             # points, half-width of their 95% interval
     "By how much a row is better than another, by episode if both kept them."
-    a, b = (figures_of(row, folder)[shot] for row in (name, base))
+    a, b = (figures_of(row, folder).get(shot) for row in (name, base))
+    require(a and b, f"no record of {base if a else name} in {folder} has "
+            f"{shot} shots: make it with `dfml reproduce`", DataError)
     if "hits" in a and "hits" in b: return paired_difference(a, b)
     return a["acc"] - b["acc"], math.hypot(a["ci95"], b["ci95"])

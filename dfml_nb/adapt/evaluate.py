@@ -140,8 +140,8 @@ def each_episode(row: dict # of `evaluate` with `keep=True`, or of a record
     "The accuracy in each episode. Raises `EpisodeError` if a row does not say it."
     if "per_episode" in row:
         return [100 * acc for acc in row["per_episode"]]
-    require("hits" in row, "this row does not say what came out in each episode: test once more",
-            EpisodeError)
+    require("hits" in row, "this row does not say what came out in each episode: test once more, "
+            "or of a record give a row, record['test'][0]", EpisodeError)
     asked = row["way"] * row["query"]
     return [100 * float(hits) / asked for hits in row["hits"].split()]
 
@@ -164,6 +164,8 @@ def paired_difference(a,       # a row with its episodes, or a list: accuracy in
     if isinstance(a, dict) and isinstance(b, dict):
         check_same(a, b)
         return paired_difference(each_episode(a), each_episode(b))
+    require(not any(isinstance(v, (dict, str)) for v in (*a, *b)), "a difference is that of two "
+            "rows, or of two lists of accuracies: give one row of each, rows[0]", EpisodeError)
     require(len(a) == len(b),
             f"paired accuracies must come from the same episodes, not {len(a)} and {len(b)}",
             EpisodeError)

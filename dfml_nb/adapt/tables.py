@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import DataError, load_json, markdown_table, require
+from ..core import DataError, brief, load_json, markdown_table, require
 
 # %% ../../nbs/adapt/tables.ipynb #fe8a12ed
 def half_of(row: dict # of `evaluate`, or of a record
@@ -46,9 +46,12 @@ def by_figure(name: str, # of a method, for the message
 
 # %% ../../nbs/adapt/tables.ipynb #fe8a12f1
 def rows_of(found): # as in as_table
-    "The rows of a line."
+    "The rows of a line. Raises `SettingsError` for what is neither rows nor records."
     if isinstance(found, dict):
-        return found["test"]
+        found = found.get("test", [found])
+    right = isinstance(found, (list, tuple)) and all(isinstance(r, dict) for r in found)
+    require(right and all("acc" in r or "test" in r for r in found), "a line is made of rows of "
+            f"evaluate, of a record, or of records of several seeds, not of {brief(found)}")
     return over_seeds(found) if found and "test" in found[0] else found
 
 # %% ../../nbs/adapt/tables.ipynb #b226b686
@@ -90,9 +93,22 @@ def averaged(rows: list # of different seeds
     spread = torch.tensor(accs, dtype=torch.float64).std().item() if n > 1 else 0.
     acc, ci95 = sum(accs) / n, sum(map(half_of, rows)) / n
     row = without_episodes(rows[0])
-    if all("hits" in r for r in rows):
+    if of_same_episodes(rows):
         row["hits"] = mean_hits(rows)
     return dict(row, acc=acc, ci95=ci95, seeds=n, spread=spread)
+
+def of_same_episodes(rows: list) -> bool:
+    "Whether all rows say what came out in each of the same episodes."
+    def which(r):
+        return r.get("episode_seed"), r.get("query"), len(r["hits"].split())
+    return all("hits" in r for r in rows) and len(set(map(which, rows))) == 1
+
+def has_figures(record) -> bool:
+    "Whether something read from a file says what was reached, or why nothing was."
+    rows = record.get("test") if isinstance(record, dict) else None
+    if not isinstance(rows, list): return False
+    right = all(isinstance(r, dict) and isinstance(r.get("acc"), (int, float)) for r in rows)
+    return right and (rows != [] or "not_applicable" in record)
 
 def without_episodes(row: dict) -> dict:
     "A row without what came out in each episode."
@@ -108,11 +124,14 @@ def mean_hits(rows: list # with hits
 # %% ../../nbs/adapt/tables.ipynb #873f2b57
 def over_seeds(records: list # results of the same experiment with different seeds
               ) -> list:     # rows as from `evaluate`, with `seeds` and `spread`
-    "Means over seeds, row by row; `spread` is the standard deviation of `acc` between them."
+    """Means over seeds, row by row; `spread` is the standard deviation of `acc` between them.
+    Records of different methods stay apart."""
     groups = {}
     for rec in records:
         for r in rec["test"]:
-            key = r.get("data"), r["way"], r["shot"], r["query_statistics"], r["selection"]
+            key = r["way"], r["shot"], r["query_statistics"], r["selection"]
+            method = rec.get("experiment"), rec.get("recipe"), r.get("adapt", rec.get("adapt"))
+            key += method + (r.get("data", rec.get("data")),)
             groups.setdefault(key, []).append(r)
     return [averaged(rows) for rows in groups.values()]
 

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .accuracy import check_possible
 from .evaluate import as_hits, evaluate, select
-from ..core import DataError, device_name, of_python, require, versions
+from ..core import DataError, RunError, device_name, of_python, require, versions
 from ..cores import computing
 from ..learn.training import read_own
 from ..runs import RunFolder
@@ -121,7 +121,7 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
                 ) -> list:            # rows of evaluate
     "Rows of the protocol on meta-test classes, for each shot and choice. Raises `DFMLError`."
     learner.check_fitted()
-    choose = check_test(data, shots, choose, run)
+    choose = check_test(learner, data, shots, choose, run)
     way = min(5, learner.model.n_classes) if way is None else way
     judge = Judge(learner, data, way, how or learner.how, query, seed, quiet)
     kept = snapshots(run, learner.factories) if set(choose) - {"last"} else []
@@ -132,23 +132,30 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
         for shot in dict.fromkeys(shots):
             for c in choose if models else ["last"]:  # else there is nothing to choose from
                 rows += judge.chosen(c, models, learner.model, shot, n, val_n)
-    about = dict(adapt=judge.how, episode_seed=of_python(seed), query=of_python(query))
-    about["trained_shot"] = episode_shot(asdict(learner.settings))
+    about = dict(data=data.name, adapt=judge.how, episode_seed=of_python(seed),
+                 query=of_python(query), trained_shot=episode_shot(asdict(learner.settings)))
     return [dict(counted(r, way * query), **about) for r in rows]
 
 # %% ../../nbs/adapt/testing.ipynb #fc7c176a
-def check_test(data, shots, choose, run) -> list: # of the words in choose
+def check_shots(shots):
+    "Raises `SettingsError` unless they can be numbers of support images."
+    require(isinstance(shots, Iterable) and not isinstance(shots, str),
+            f"shots are several numbers, such as (1, 5), not {shots!r}")
+
+def check_test(learner, data, shots, choose, run) -> list: # of the words in choose
     "Raises `DataError` or `SettingsError` unless a learner can be tested so."
     require(hasattr(data, "splits"), "a learner is tested on a data set, as from load_data, not "
             f"on a {type(data).__name__}", DataError)
-    require(isinstance(shots, Iterable) and not isinstance(shots, str),
-            f"shots are several numbers, such as (1, 5), not {shots!r}")
+    check_shots(shots)
     words = [choose] if isinstance(choose, str) else list(choose)
     for word in words:
         require(word in ("last", "val", "test-max"),
                 f"choose is one of last, val, test-max, or several of them, not {word!r}")
         require(run or word == "last", f"{word!r} chooses among the models that a run keeps: "
                 "name its folder (run=...)")
+    own = set(words) == {"last"} or learner.made_by in (None, RunFolder(run).open().identity)
+    require(own, f"{run} is the run of another learner, and this one is not among its models: name "
+            "its own run, or load the learner from there", RunError)
     return words
 
 # %% ../../nbs/adapt/testing.ipynb #67bfb85e
@@ -160,6 +167,8 @@ def result(learner,         # a trained DataFreeMetaLearner
     """The record of one finished run, in the project's format; device and versions are those of
     the training."""
     about = learner.about
+    if not about:
+        learner.check_fitted()
     with computing(learner.device):          # as many threads as the test had
         tested = dict(device=device_name(learner.device), versions=versions())
     return dict(recipe=learner.recipe, parts=learner.names,
