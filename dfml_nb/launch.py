@@ -56,9 +56,8 @@ def watch(wire, patience, command):
     os._exit(128 + number)
 
 # %% ../nbs/launch.ipynb #f97366a3
-def raise_once():
+def raise_once(asked: list): # gets the first one's number
     "A handler of signals: the first one raises `Stopped`, the others do nothing."
-    asked = []
     def stop(number, frame):
         if asked: return
         asked.append(number)
@@ -69,7 +68,8 @@ def raise_once():
 @contextlib.contextmanager
 def stoppable(command="",    # for the sentence
               patience=.6):  # seconds between the signal and a hard end
-    "Within the block SIGINT and SIGTERM raise `Stopped`, and the process ends soon after."
+    """Within the block SIGINT and SIGTERM raise `Stopped`, and the process ends soon after. Yields
+    the list that gets the signal's number."""
     here, there = socket.socketpair()
     there.setblocking(False)
     wakeup = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
@@ -77,11 +77,12 @@ def stoppable(command="",    # for the sentence
         threading.Thread(target=watch, args=(here, patience, command), daemon=True).start()
     handlers = {number: signal.getsignal(number) for number in STOPS}
     heard = [number for number in STOPS if handlers[number] != signal.SIG_IGN]
-    stop = raise_once()
+    asked = []
+    stop = raise_once(asked)
     for number in heard:
         signal.signal(number, stop)
     try:
-        yield
+        yield asked
     finally:
         signal.set_wakeup_fd(wakeup)
         there.close()
@@ -93,14 +94,15 @@ def main(program=None # returns an exit status; by default the `dfml` command, a
         ) -> int:     # exit status; the process has ended if there is no program, or above 128
     "Run the command line so that it can be stopped at any moment. For the main thread."
     command = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
-    with stoppable(command):
+    with stoppable(command) as asked:
         try:
             status = status_after(program or commands)
             if program is None:
                 settle(status)
-        except KeyboardInterrupt as e:
+        except BaseException as e:
+            if not asked and not isinstance(e, KeyboardInterrupt): raise
             print(f"\n{farewell(command)}", file=sys.stderr)
-            status = status_of(e)
+            status = 128 + asked[0] if asked else status_of(e)
         if status > 128 or program is None:
             end_at_once(status)
         return status
