@@ -41,9 +41,9 @@ def otherwise(saved, now):
     return [line for line in lines if line[:2] not in ("--", "++", "@@")]
 
 
-def one(path, flags, out):
-    """Run one notebook in this process; write to `out` if it passed, how many cells ran, which lack output, and which
-    say something else than what is saved."""
+def one(path, flags, fresh, out):
+    """Run one notebook in this process; write to `out` if it passed, how many cells ran, which lack output, and, if it
+    must be fresh, which say something else than what is saved."""
     import nbdev.test
     from nbdev.config import get_config
 
@@ -60,10 +60,11 @@ def one(path, flags, out):
             ran.append(cell.idx_)
             told = {k.rstrip(":"): " ".join(v) for k, v in cell.directives_.items()}
             seen = common.is_shown(told, "output")
+            place = f"cell {cell.idx_} ({cell.get('id')})"
             if seen and shown(cell.outputs) and not shown(saved):
-                unsaved.append(f"cell {cell.idx_} ({cell.get('id')})")
-            elif seen and (lines := otherwise(saved, cell.outputs)):
-                stale.append("\n".join([f"cell {cell.idx_} ({cell.get('id')})", *lines]))
+                unsaved.append(place)
+            elif seen and fresh and (lines := otherwise(saved, cell.outputs)):
+                stale.append("\n".join([place, *lines]))
 
     nbdev.test.CaptureShell = Shell
     skip = get_config().tst_flags.split()
@@ -71,7 +72,7 @@ def one(path, flags, out):
     Path(out).write_text(json.dumps(dict(passed=bool(passed), cells=len(ran), unsaved=unsaved, stale=stale)))
 
 
-def start(path, flags, tmp):
+def start(path, flags, fresh, tmp):
     """Run one notebook in a fork of this process; the number of the new one, which leads a group of its own, and
     writes what it says, and what came of it, into the folder `tmp`."""
     sys.stdout.flush()
@@ -82,7 +83,7 @@ def start(path, flags, tmp):
         os.chdir(common.nbs)
         nothing, said = os.open(os.devnull, os.O_RDONLY), os.open(tmp/"said.txt", os.O_WRONLY | os.O_CREAT)
         for old, new in (nothing, 0), (said, 1), (said, 2): os.dup2(old, new)
-        one(path, flags, tmp/"out.json")
+        one(path, flags, fresh, tmp/"out.json")
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -102,7 +103,7 @@ def exit_code(pid, late):
     return "none: it took too long"
 
 
-def judged(tmp, code, fresh):
+def judged(tmp, code):
     "What came of a notebook: passed, failed or skipped; a message; and how many cells ran."
     out = tmp/"out.json"
     res = json.loads(out.read_text()) if out.exists() else dict(passed=False, cells=0, unsaved=[], stale=[])
@@ -111,7 +112,7 @@ def judged(tmp, code, fresh):
         return "failed", f"{said[-8000:]}\nexit code {code}", res["cells"]
     if res["unsaved"]:
         return "failed", "shows something, but nothing is saved: " + ", ".join(res["unsaved"]), res["cells"]
-    if fresh and res["stale"]:
+    if res["stale"]:
         return "failed", "says something else than what is saved:\n" + "\n".join(res["stale"]), res["cells"]
     if not res["cells"]: return "skipped", "no cell to run", 0
     return "passed", "", res["cells"]
@@ -133,13 +134,13 @@ def run_all(paths, a, count):
         while waiting and len(running) < a.jobs:
             tmp = tempfile.TemporaryDirectory(prefix="dfml_nb_")
             path = waiting.pop(0)
-            running[start(path, a.flags, Path(tmp.name))] = path, tmp, time.monotonic()
+            running[start(path, a.flags, a.fresh, Path(tmp.name))] = path, tmp, time.monotonic()
         time.sleep(.02)
         for pid, (path, tmp, since) in list(running.items()):
             seconds = time.monotonic() - since
             code = exit_code(pid, late=seconds > a.timeout)
             if code is None: continue
-            status, message, cells = judged(Path(tmp.name), code, a.fresh)
+            status, message, cells = judged(Path(tmp.name), code)
             tmp.cleanup()
             del running[pid]
             count[status] += 1

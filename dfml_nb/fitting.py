@@ -50,7 +50,7 @@ def going_on(trainer: Trainer, folder: RunFolder, quiet: bool,
             ) -> int:
     "The first step to do. Raises `RunError` for a checkpoint that does not fit."
     first = resume(trainer, folder)
-    if own and getattr(trainer, "ended", False):
+    if own and trainer.ended:
         if rank() == 0:
             print(f"{folder.path}: a callback ended this run after step {first} of "
                   f"{trainer.steps}; without callbacks it goes on", file=sys.stderr)
@@ -81,21 +81,22 @@ def check_callbacks(callbacks): # of somebody
 def train(trainer: Trainer,
           folder,           # a `RunFolder`, or None: nothing is written
           config: dict,     # what the user asked
-          callbacks=(),     # called before those of the folder
-          quiet=True,       # nothing is said of going on
-          history=None):    # a list, to which the row of each step is added
+          callbacks=(),     # of somebody; called before those of the folder
+          quiet=True,       # no bar, and nothing is said of going on
+          history=None,     # a list, to which the row of each step is added
+          title="training"): # left of the bar
     "All steps that are still to do. Raises `RunError`."
     rows = [] if history is None else history
+    around = [*shown(trainer, title, quiet), *callbacks, History(rows)]
     if folder is None:
-        run_steps(trainer, [*callbacks, History(rows), Together()])
+        run_steps(trainer, [*around, Together()])
         return
     if rank() == 0:
         begin(folder, trainer, config)
-    own = any(type(c) not in (Agree, Progress) for c in callbacks)
-    first = going_on(trainer, folder, quiet, own)
+    first = going_on(trainer, folder, quiet, own=bool(callbacks))
     if rank() == 0:
         rows += [row for row in folder.rows() if row["step"] < first]
-    run_steps(trainer, [*callbacks, History(rows), *kept(folder, trainer), Together()], first)
+    run_steps(trainer, [*around, *kept(folder, trainer), Together()], first)
 
 # %% ../nbs/fitting.ipynb #3a653f86
 def pretrain_seconds(pool: Pool): # seconds, or None if any model does not say

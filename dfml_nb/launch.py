@@ -56,12 +56,12 @@ def watch(wire, patience, command):
     os._exit(128 + number)
 
 # %% ../nbs/launch.ipynb #f97366a3
-def raise_once(asked: list): # gets the first one's number
+def raise_once(asked: list): # gets what is raised
     "A handler of signals: the first one raises `Stopped`, the others do nothing."
     def stop(number, frame):
         if asked: return
-        asked.append(number)
-        raise Stopped(number)
+        asked.append(Stopped(number))
+        raise asked[0]
     return stop
 
 # %% ../nbs/launch.ipynb #f97366a5
@@ -69,7 +69,7 @@ def raise_once(asked: list): # gets the first one's number
 def stoppable(command="",    # for the sentence
               patience=.6):  # seconds between the signal and a hard end
     """Within the block SIGINT and SIGTERM raise `Stopped`, and the process ends soon after. Yields
-    the list that gets the signal's number."""
+    a list that gets what is raised."""
     here, there = socket.socketpair()
     there.setblocking(False)
     wakeup = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
@@ -102,7 +102,7 @@ def main(program=None # returns an exit status; by default the `dfml` command, a
         except BaseException as e:
             if not asked and not isinstance(e, KeyboardInterrupt): raise
             print(f"\n{farewell(command)}", file=sys.stderr)
-            status = 128 + asked[0] if asked else status_of(e)
+            status = status_of(asked[0] if asked else e)
         if status > 128 or program is None:
             end_at_once(status)
         return status

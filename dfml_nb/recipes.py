@@ -19,7 +19,7 @@ from .core import (Clock, PoolError, RunError, at_home, learning, pick_device,
                           require, whole_number, whole_seed)
 from .cores import computing
 from .fitting import (check_callbacks, check_own_place, check_told, learner_file,
-                             shown, told_of, train)
+                             told_of, train)
 from .learn.trainer import Trainer, compose
 from .learn.training import (check_learner_place, read_own, reading, save_model,
                                     working_in)
@@ -141,10 +141,9 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
     agree(pool=pool.digest(), settings=self.config, **surroundings(self.device))
     with working_in(run, self.device) as folder:
         trainer = Trainer(pool, self.names, self.settings, self.seed, self.device)
-        callbacks = [*shown(trainer, self.recipe, quiet), *callbacks]
         self.history = []
         self.made_by = None
-        train(trainer, folder, self.config, callbacks, quiet, self.history)
+        train(trainer, folder, self.config, callbacks, quiet, self.history, self.recipe)
         self._take_over(trainer)
         if folder and rank() == 0:
             folder.check_exists()

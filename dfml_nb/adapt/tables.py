@@ -129,9 +129,9 @@ def over_seeds(records: list # results of the same experiment with different see
     groups = {}
     for rec in records:
         for r in rec["test"]:
-            key = r["way"], r["shot"], r["query_statistics"], r["selection"]
-            method = rec.get("experiment"), rec.get("recipe"), r.get("adapt", rec.get("adapt"))
-            key += method + (r.get("data", rec.get("data")),)
+            said = {**rec, **r}      # a row may say what its record does
+            method = map(said.get, ("experiment", "recipe", "adapt", "data"))
+            key = *method, r["way"], r["shot"], r["query_statistics"], r["selection"]
             groups.setdefault(key, []).append(r)
     return [averaged(rows) for rows in groups.values()]
 

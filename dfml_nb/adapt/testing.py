@@ -8,6 +8,7 @@ __all__ = ['snapshots', 'Judge', 'test_learner', 'result', 'trained_shot', 'shot
 # %% ../../nbs/adapt/testing.ipynb #130cada6
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import product
 from operator import itemgetter
 from pathlib import Path
 
@@ -126,12 +127,12 @@ def test_learner(learner,             # a trained DataFreeMetaLearner
     judge = Judge(learner, data, way, how or learner.how, query, seed, quiet)
     kept = snapshots(run, learner.factories) if set(choose) - {"last"} else []
     models = [m.to(learner.device) for m in kept]
-    check_possible(data, choose if models else [], shots, dict(judge.fixed, n=n))
+    choose = choose if models else ["last"]     # else there is nothing to choose from
+    check_possible(data, choose, shots, dict(judge.fixed, n=n))
     rows = []
     with hired(workers, quiet), computing(learner.device):
-        for shot in dict.fromkeys(shots):
-            for c in choose if models else ["last"]:  # else there is nothing to choose from
-                rows += judge.chosen(c, models, learner.model, shot, n, val_n)
+        for shot, c in product(dict.fromkeys(shots), choose):
+            rows += judge.chosen(c, models, learner.model, shot, n, val_n)
     about = dict(data=data.name, adapt=judge.how, episode_seed=of_python(seed),
                  query=of_python(query), trained_shot=episode_shot(asdict(learner.settings)))
     return [dict(counted(r, way * query), **about) for r in rows]

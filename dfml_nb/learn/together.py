@@ -73,7 +73,6 @@ class Together(Callback):
 
     def start(self, trainer, first):
         self.first = first
-        self.steps = trainer.steps      # as the others count them
         why = self.why or why_alone(trainer)
         jobs = jobs_of(trainer) if trainer.steps > first else 1
         self.help = Help(trainer.device, jobs, follow, *told(trainer), why=why,
@@ -94,7 +93,8 @@ class Together(Callback):
                 self.block = stack.pop_all()    # left by `end`
 
     def end(self, trainer):
-        error = None if self.done == self.steps else sys.exc_info()[1] or RunError("stopped")
+        whole = self.done == trainer.steps and not trainer.ended   # what the others do as well
+        error = None if whole else sys.exc_info()[1] or RunError("stopped")
         if self.block is not None:
             self.block.__exit__(type(error) if error else None, error, None)
         self.help.dismiss()

@@ -24,6 +24,7 @@ from ..recover.inversion import check_terms, naming
 class Trainer(Assembly):
     """One training: draw → recover → learn, with the memory, the clock, and a state from which it
     goes on."""
+    ended = False      # by a callback
 
 # %% ../../nbs/learn/trainer.ipynb #c7ef39c4
 @patch

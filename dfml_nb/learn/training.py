@@ -41,6 +41,7 @@ def run_steps(trainer,        # has steps, step, and what its callbacks need
              ):
     "Do the steps from `first` to the last; that is an earlier one if `StopTraining` is raised."
     begun = []
+    trainer.ended = False      # by a callback
     try:
         for c in callbacks:
             c.start(trainer, first)
@@ -51,8 +52,9 @@ def run_steps(trainer,        # has steps, step, and what its callbacks need
                 try:
                     c.after(trainer, i, row)
                 except StopTraining:
+                    trainer.ended = True
                     trainer.steps = i + 1     # which the callbacks that follow see, too
-            if i + 1 == trainer.steps: break
+            if trainer.ended: break
     finally:
         with ExitStack() as ends:      # one that goes wrong does not keep the others from theirs
             for c in reversed(begun):
@@ -97,7 +99,6 @@ class Checkpoint(Callback):
     cannot change the outcome."""
     seconds = 60.    # what a killed run loses at most, but for the step it was in
     share = .2       # of its time so far, which is the most that it loses in the first minutes
-    steps = 0        # of the run, before a callback ended it
 
     def __init__(self,
                  folder: RunFolder, # where to
@@ -108,14 +109,11 @@ class Checkpoint(Callback):
         if seconds is not None:
             self.seconds = seconds
 
-    def start(self, trainer, first):
-        self.steps = trainer.steps
-
     def after(self, trainer, i, row):
         now = time.monotonic()
         soon = now - self.last < min(self.seconds, self.share * (now - self.begun))
         if soon and i + 1 < trainer.steps: return
-        state = dict(trainer.state_dict(), ended=trainer.steps < self.steps)
+        state = dict(trainer.state_dict(), ended=trainer.ended)
         check_kept(state)
         self.folder.save(state, i + 1)
         self.last = time.monotonic()
