@@ -54,7 +54,8 @@ def in_order(x):        # whatever somebody passes as pictures
     if isinstance(x, torch.Tensor):
         require(x.layout == torch.strided and not x.is_meta,
                 f"a {x.layout} tensor on {x.device} has no pixels to look at", EpisodeError)
-        return x.detach().as_subclass(torch.Tensor)
+        x = x.detach()
+        return x if type(x) is torch.Tensor else x.as_subclass(torch.Tensor)
     if isinstance(x, ONE):
         return [x]
     if hasattr(x, "__array__"):
