@@ -36,10 +36,9 @@ PUBLISHED = {
 # %% ../nbs/rows.ipynb #69b98cca
 # FREE as this library had it until its choices were tried one by one
 BEFORE = {"bell.columns": "shared", "bell.kl": "true", "bell.others": 0,
-          "bell.own_adam": False,
-          "bell.lr_outer": 1e-3, "bell.visits": 1, "bell.remember": 0,
-          "five.decode": "before", "five.precision": "float32",
-          "replay.second_order": True}
+          "bell.own_adam": False, "bell.lr_outer": 1e-3, "bell.visits": 1,
+          "bell.remember": 0, "five.decode": "before",
+          "five.precision": "float32", "replay.second_order": True}
 
 # row of a main table → recipe, adaptation, settings, perhaps other parts
 ROWS = dict(
@@ -97,11 +96,10 @@ TABLES = dict(   # table → scenario
 
 # %% ../nbs/rows.ipynb #7ecb9303
 SMALL = {"size": 32}
-LARGE = dict(
-    purer={**SMALL, "outer_steps": 100},
-    **dict.fromkeys(
-        ("random", "free", "bidf_mkd", "tgr", "maml_oracle", "pool_distill",
-         "pool_r2d2"), SMALL))
+LARGE = {
+    **dict.fromkeys(("random", "free", "bidf_mkd", "tgr", "maml_oracle",
+                     "pool_distill", "pool_r2d2"), SMALL),
+    "purer": {**SMALL, "outer_steps": 100}}
 FEW_VIEWS = {"pixels.steps": 50, "match.views": 20_000}
 FEW_BATCHES = {"replay.max_batches": 10}
 FEW_STEPS = {"outer_steps": 25, **FEW_BATCHES}
