@@ -12,10 +12,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from .core import rng
-from .nets import Classifier, moving_buffers
+from .nets import Classifier, called, moving_buffers
 
 # %% ../nbs/many.ipynb #d68ddbec
 class View(nn.Module):
@@ -37,7 +37,7 @@ def seen(view: View,
         ):                # what was asked for
     "What a model sees with weights and buffers from outside."
     state = {f"model.{k}": v for k, v in {**w, **buffers}.items()}
-    return functional_call(view, state, (x, what))
+    return called(view, state, x, what)
 
 # %% ../nbs/many.ipynb #2ef89d67
 class One:

@@ -7,7 +7,7 @@ __all__ = ['ARCHS', 'build_net', 'resized', 'Classifier', 'build_classifier', 'f
            'call', 'glance', 'gradients']
 
 # %% ../nbs/nets.ipynb #52ec176d
-from copy import copy
+from copy import copy, deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -181,6 +181,18 @@ def build_classifier(arch: str,         # as in build_net
     model.arch_args = {k: v for k, v in kw.items() if k != "factories"}
     return model
 
+# %% ../nbs/nets.ipynb #65c76f60
+@patch
+def __deepcopy__(self: Classifier, memo: dict):
+    "A copy, also where a hook, as weight norm's, has left a weight that hangs on a gradient."
+    new = type(self).__new__(type(self))
+    memo[id(self)] = new
+    for layer in self.modules():
+        made = [v for v in vars(layer).values() if isinstance(v, torch.Tensor) and not v.is_leaf]
+        memo.update({id(v): v.detach().clone() for v in made})
+    new.__dict__.update(deepcopy(self.__dict__, memo))
+    return new
+
 # %% ../nbs/nets.ipynb #869d6661
 def freeze(model: nn.Module # any
           ) -> nn.Module: # the same
@@ -220,6 +232,25 @@ def batch_mode(model: nn.Module, # any
         m.train(on)
     return model
 
+# %% ../nbs/nets.ipynb #cb0f1029
+def at_each_place(model: nn.Module, # any
+                  state: dict       # name → tensor, as `named_parameters` and buffers are called
+                 ) -> dict:         # place → tensor
+    "The places of these tensors: two if two layers share one, but one if a layer has two names."
+    first = {}                      # tensor → its name
+    found = {}
+    for name, layer in model.named_modules():
+        for k, t in (*layer._parameters.items(), *layer._buffers.items()):
+            place = f"{name}.{k}" if name else k
+            known = first.setdefault(t, place)
+            if known in state:
+                found[place] = state[known]
+    return found
+
+def called(model: nn.Module, state: dict, *given): # state: as in at_each_place
+    "What a module returns with these tensors in place of its own, which come back after that."
+    return functional_call(model, at_each_place(model, state), given, tie_weights=False)
+
 # %% ../nbs/nets.ipynb #e2928c0a
 def weights(model: nn.Module, # any
             grad=False        # ready to be differentiated
@@ -232,7 +263,7 @@ def call(model: nn.Module, # as a function of its weights
          x                 # (B, C, H, W) in [0, 1]
         ) -> torch.Tensor: # what the model returns
     "`model(x)` with the weights `w` in place of its own."
-    return functional_call(model, w, (x,))
+    return called(model, w, x)
 
 def glance(model: nn.Module, # any
            w: dict,          # as from weights
@@ -249,7 +280,8 @@ def gradients(loss,       # scalar
              ) -> tuple:  # of tensors, one a weight
     "The gradients of a loss, zero by what it does not depend on. Raises `SettingsError`."
     require(loss.requires_grad, "this network gives no gradients to its weights, for its forward "
-            "cuts them (torch.no_grad, detach, NumPy): it can be adapted by centroid or ridge, "
-            "but not be trained")
-    return torch.autograd.grad(loss, list(by), create_graph=again, allow_unused=True,
+            "cuts them (torch.no_grad, detach, NumPy), or they are frozen: it can be adapted by "
+            "centroid or ridge, but not be trained")
+    by = [w if w.requires_grad else w.detach().requires_grad_() for w in by]  # a frozen one
+    return torch.autograd.grad(loss, by, create_graph=again, allow_unused=True,
                                materialize_grads=True)

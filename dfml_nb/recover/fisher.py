@@ -9,9 +9,9 @@ __all__ = ['random_probe', 'probed', 'fisher_embedding', 'task_similarity']
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call, vjp, vmap
+from torch.func import vjp, vmap
 
-from ..nets import Classifier, build_classifier, freeze
+from ..nets import Classifier, build_classifier, call, freeze
 
 # %% ../../nbs/recover/fisher.ipynb #2e47105e
 def random_probe(channels: int = 3, # of the images
@@ -37,7 +37,7 @@ def fisher_sum(probe: nn.Module,
               ) -> dict:       # name → diagonal, summed over the images
     "Diagonal Fisher information of some images."
     def one(image): # (C, H, W)
-        logits, back = vjp(lambda v: functional_call(probe, v, (image[None],))[0], w)
+        logits, back = vjp(lambda v: call(probe, v, image[None])[0], w)
         p = logits.softmax(0)
         # row c: the gradient of log p_c
         grads, = vmap(back)(torch.eye(len(p), device=p.device) - p)
