@@ -155,7 +155,7 @@ def _fit(self: DataFreeMetaLearner, pool, run, callbacks, quiet):
 def _take_over(self: DataFreeMetaLearner, trainer):
     "What the steps have made."
     self.trainer = trainer
-    self.model = trainer.model
+    self.model = trainer.model.eval()     # as it is when it is loaded
     self.clock = trainer.clock
     self.about = told_of(trainer)
 

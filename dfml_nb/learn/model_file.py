@@ -34,7 +34,8 @@ def save_model(model: Classifier, # its architecture is recorded if it has `arch
     info = dict(n_classes=model.n_classes, channels=model.channels, size=model.size,
                 mean=model.mean.flatten().tolist(), std=model.std.flatten().tolist(),
                 arch=model.arch, arch_args=model.arch_args, **about)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    # layers may share a weight, and the file has it for each
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     info = dict(info, sha256=checksum(state, json.dumps(info)))
     data = save(state, metadata=dict(dfml_nb=json.dumps(info)))
     atomic_write(path, lambda p: p.write_bytes(data))
