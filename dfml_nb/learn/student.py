@@ -12,23 +12,39 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import dfml_nb.ensemble      # registers the architecture "embedding"
-from ..core import fork_seed
+from ..adopt import unmoved
+from ..core import fork_seed, require
 from .answers import match_terms
 from ..nets import Classifier, build_classifier
+from ..own import real_looking
 from ..precision import multiplying
 from ..ranks import share
 from ..splits import to_float
+
+# %% ../../nbs/learn/student.ipynb #bab04565
+def check_last(student: Classifier): # without a hidden layer
+    "Raises `SettingsError` unless it says what its last layer says, which is exchanged in the end."
+    net = student.net.body
+    alike = {k: p.ndim for k, p in net.head.named_parameters()} == dict(weight=2, bias=1)
+    with unmoved(student):
+        x = student.normalize(real_looking(4, student.channels, student.size))
+        alike = alike and torch.allclose(net.head(net.features(x)), net(x), 1e-4, 1e-5)
+    require(alike, "the answers of this network are not those of its last layer, an nn.Linear with "
+            "a bias: let its forward return them as they are, without a softmax, or say "
+            "match.hidden=512 (--set match.hidden=512)")
 
 # %% ../../nbs/learn/student.ipynb #75979c15
 def new_student(given,         # as a part is given it
                 outputs: int,  # how many answers it gives
                 hidden: int    # units of the layer before them; 0: no such layer
                ) -> Classifier:
-    "A student before it has learned anything."
+    "A student before it has learned anything. Raises `SettingsError` without a last layer."
     pool = given.pool
     student = build_classifier("embedding", pool.way, pool.channels, given.size, tuple(pool.mean),
                                tuple(pool.std), seed=(given.seed, "student"), of=given.arch,
                                dim=outputs, hidden=hidden, factories=pool.factories)
+    if not hidden:
+        check_last(student)
     return student.to(given.device)
 
 # %% ../../nbs/learn/student.ipynb #4a1f1008

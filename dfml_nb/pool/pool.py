@@ -12,13 +12,14 @@ from collections import Counter
 from fastcore.basics import patch
 
 from ..core import PoolError, at_home, pick_device, require, whole_number
-from ..nets import Classifier, build_classifier
+from ..nets import ARCHS, Classifier, build_classifier
 from .add import add_models
 from .facts import Facts, digest_of, place_of
 from .growing import open_folder
 from .kinds import brief
 from .load import Kept, load_model
-from .spec import read_index
+from .restore import restore
+from .spec import ModelSpec, read_index
 from ..splits import in_one_form
 
 # %% ../../nbs/pool/pool.ipynb #c47020b6
@@ -94,10 +95,12 @@ def meta_model(self: Pool,
                size: int = 0,  # side of its input in pixels; 0: as large as the largest teacher's
                device="cpu"    # see pick_device
               ) -> Classifier: # untrained
-    "A fresh network that fits the pool: its way, channels, size and normalisation."
-    model = build_classifier(arch, self.way, self.channels, size or self.size,
-                             tuple(self.mean), tuple(self.std),
-                             seed=(seed, "meta-model"), factories=self.factories)
+    "A fresh network that fits the pool. Raises `PoolError` if it does not answer as one must."
+    about = self.way, self.channels, size or self.size, tuple(self.mean), tuple(self.std)
+    model = build_classifier(arch, *about, seed=(seed, "meta-model"), factories=self.factories)
+    if arch not in ARCHS:
+        spec = ModelSpec("meta-model", arch, *about)
+        restore(spec, model.net.state_dict(), self.factories, strict=True)
     return model.to(pick_device(device))
 
 @patch
