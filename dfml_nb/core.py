@@ -23,7 +23,7 @@ from .devices import (DEVICES, USUAL, Held, device_name, learning, matmul_precis
                              pick_device, single_precision, usual_tensors)
 from .disk import (HOST, as_json, at_home, atomic_write, check_open, check_target,
                           is_address, load_json, parse_json, save_json, sha256_file,
-                          to_disk)
+                          short_file, to_disk)
 from .errors import (DataError, DFMLError, EpisodeError, PoolError, RunError,
                             SettingsError, brief, of_python, require, showable, spelled,
                             whole_number, whole_seed)

@@ -39,7 +39,13 @@ def at_home(path     # as somebody wrote it
         name = b""
     require(name and b"\0" not in name, f"a place on the disk is a word or a path, not {path!r}",
             RunError)
-    return Path(os.path.expanduser(os.fsdecode(path)))
+    found = Path(os.path.expanduser(os.fsdecode(path)))
+    try:
+        found.absolute()
+    except FileNotFoundError as e:
+        raise RunError(f"{path} is nowhere, as the folder that you are in was deleted: go to "
+                       "another one, or name the whole path") from e
+    return found
 
 def is_address(path) -> bool: # also of a `Path`, which has one slash for two
     "Whether it names something in a network: nothing is downloaded."
@@ -57,19 +63,30 @@ def check_open(path,          # a file or a folder, perhaps none
     except (OSError, ValueError):
         pass                  # a file, or nothing
 
+def part_of(path) -> Path: # of a file
+    "Where this thread writes a file, before that has its name."
+    path = Path(path)
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{threading.get_ident()}.part")
+
 def check_target(path,           # of a file to write
                  known=None,     # function of the path: may what is there be replaced? None: yes
                  what: str = ""  # such a thing is, for the message
                 ):
     """Raises `RunError` for a folder, a device or a pipe, since no file may take the place of
-    /dev/null, for a place that takes no files, and for a file that holds something else than what
-    is known."""
+    /dev/null, for a place that takes no files, or none of so long a name, and for a file that holds
+    something else than what is known."""
     free = os.path.isfile(path) or not os.path.exists(path)
     require(free, f"{path} is no ordinary file, and stays as it is: name another", RunError)
     place = next(p for p in Path(path).absolute().parents if os.path.lexists(p))
     takes = os.path.isdir(place) and os.access(place, os.W_OK)
     require(takes, f"{path} cannot be written, as {place} is no folder that takes files: name "
             "another", RunError)
+    try:
+        os.lstat(place/part_of(path).name)
+    except FileNotFoundError:
+        pass
+    except OSError as e:
+        raise RunError(f"{path} cannot be written ({e.strerror}): give it a shorter name") from e
     if known is None or not os.path.exists(path) or not os.path.getsize(path): return
     require(known(path), f"{path} is there already, and is no {what}: name another file, or take "
             "it away", RunError)
@@ -83,8 +100,7 @@ def atomic_write(path, # the file to write
     "Write a file in one step: it is whole or as before. Raises `RunError`, e.g. on a full disk."
     path = Path(path)
     check_target(path)
-    name = f".{path.name}.{HOST}.{os.getpid()}.{threading.get_ident()}.part"
-    part = path.with_name(name)
+    part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
@@ -135,26 +151,33 @@ def save_json(path, # the file to write
     atomic_write(path, lambda p: p.write_bytes(data))
 
 # %% ../nbs/disk.ipynb #a64601b6
-LONGEST = 2**26     # bytes of a JSON file
+LONGEST = 2**26     # bytes of a file of words, such as JSON
 MANY = 2 * 10**6    # values in it: each takes up to 150 bytes, and a comma or a bracket to write
+
+def short_file(path,          # the file to read
+               error=RunError # the error to raise
+              ) -> bytes:     # what the file holds
+    "Read a file of words; raises `error` if it is missing, too long, or cannot be read."
+    ordinary = os.path.isfile(path) or not os.path.lexists(path)
+    require(ordinary, f"{path} is no ordinary file: take it away", error)
+    try:
+        with open(path, "rb") as f:
+            data = f.read(LONGEST + 1)
+    except FileNotFoundError as e:
+        raise error(f"{path} does not exist") from e
+    except OSError as e:
+        raise error(f"{path} cannot be read ({e})") from e
+    require(len(data) <= LONGEST, f"{path} is longer than {LONGEST >> 20} MB: "
+            "leave something out, or split it", error)
+    return data
 
 # %% ../nbs/disk.ipynb #651a0c00
 def load_json(path,          # the file to read
               error=RunError # the error to raise
              ):              # what the file holds
     "Read JSON; raises `error` if the file is missing, too long, or is no JSON."
-    ordinary = os.path.isfile(path) or not os.path.lexists(path)
-    require(ordinary, f"{path} is no ordinary file: take it away", error)
     try:
-        with open(path, "rb") as f:
-            data = f.read(LONGEST + 1)
-        require(len(data) <= LONGEST, f"{path} is longer than {LONGEST >> 20} MB: "
-                "leave something out, or split it", error)
-        return parse_json(data)
-    except FileNotFoundError as e:
-        raise error(f"{path} does not exist") from e
-    except OSError as e:
-        raise error(f"{path} cannot be read ({e})") from e
+        return parse_json(short_file(path, error))
     except (ValueError, RecursionError) as e:
         raise error(f"{path} is not valid JSON ({e})") from e
 

@@ -78,7 +78,7 @@ def parse_value(text: str): # number, true, false, list, or the text itself
     for read in (json.loads, float):   # .5 and 2. are no JSON
         try:
             return read(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
     return text
 
@@ -107,22 +107,23 @@ def bare(names: list) -> list:
 def read_names(names: list # words, or one file with a word a line, or in JSON; or None
               ) -> list:
     "What outputs mean. Raises `SettingsError` and `PoolError` if that cannot be understood."
-    from dfml_nb.core import SettingsError, require
+    from dfml_nb.core import SettingsError, parse_json, require, short_file
     if not names or len(names) > 1:
         return names and unnumbered(bare(names))
     file = Path(names[0])
     ending = file.suffix.lower()
-    if not file.is_file():
+    if not os.path.isfile(file):     # of any name, also one that no file can have
         meant = ending in (".txt", ".json", ".csv", ".yaml") or len(file.parts) > 1
         require(not meant, f"there is no file {file} with names of classes")
         return names
     require(ending not in (".yaml", ".yml"), f"{file} is written in YAML, which is not read here: "
             "write the names into a .txt, one a line")
+    data = short_file(file, SettingsError)
     try:
-        text = file.read_text(encoding="utf-8-sig")
         if ending == ".json":
-            return json_names(json.loads(text), file)
-    except (OSError, ValueError) as e:
+            return json_names(parse_json(data), file)
+        text = data.decode("utf-8-sig")
+    except (ValueError, RecursionError) as e:
         why = f"{file} cannot be read as a file of names, one a line"
         raise SettingsError(f"{why} ({type(e).__name__}): save it as text in UTF-8") from e
     lines = [line for line in text.splitlines() if line.strip()]
