@@ -79,8 +79,9 @@ HEAD = ["picture", "class"]
 
 def is_answers(file) -> bool:
     "Whether it is a table that this command has written."
-    with open(file, encoding="utf-8", errors="replace") as f:
-        return f.readline().startswith(",".join(HEAD))
+    head = ",".join(HEAD).encode()
+    with open(file, "rb") as f:
+        return f.read(len(head)) == head
 
 def write_answers(file,        # the table
                   classes,     # names
