@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .claims import sweep
 from .core import RunError, atomic_write
 
 # %% ../nbs/cache.ipynb #ef7c72e0
@@ -40,6 +41,7 @@ def mapped(file,  # an .npy file, perhaps
            row     # their shape, with None for any side; None: any shape
           ): # the array, mapped from disk; None if it is not there, damaged or another
     "The array in `file`, if it is the one that is meant."
+    if not os.path.isfile(file): return None      # a pipe would never answer
     with contextlib.suppress(OSError, ValueError, EOFError, TypeError):   # a single number
         a = np.load(file, mmap_mode="r")
         wanted = a.shape[1:] if row is None else row
@@ -69,6 +71,8 @@ def cached_array(places: list, # folders, the preferred one first
         a = mapped(file, n, row)
         if a is not None: return a
     for file in files:
+        with contextlib.suppress(OSError):
+            sweep(file.parent)    # what was killed while it was made, which may be large
         with contextlib.suppress(RunError):
             atomic_write(file, lambda tmp: write_npy(tmp, n, make()))
             remove_but(file, f"{stem}-*.npy")

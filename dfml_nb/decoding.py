@@ -8,6 +8,7 @@ __all__ = ['MODES', 'decode', 'decode_all']
 # %% ../nbs/decoding.ipynb #1f000003
 import contextlib
 import os
+import stat
 from enum import IntFlag
 
 import numpy as np
@@ -24,10 +25,18 @@ def readable() -> list: # names of formats
     Image.init()
     return [name for name in Image.ID if name not in FOREIGN]
 
+def may_never_end(file) -> bool:
+    "Is it a pipe or a device?"
+    with contextlib.suppress(OSError, TypeError, ValueError):      # an opened file has no place
+        mode = os.stat(file).st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
 @contextlib.contextmanager
 def opened(file): # an image file
     "An image of Pillow; whatever goes wrong within the block is a `DataError` that names the file."
     try:
+        require(not may_never_end(file), "it is no ordinary file", DataError)
         with Image.open(file, formats=readable()) as im:
             yield im
     except Exception as e:
@@ -57,7 +66,7 @@ class Kind(IntFlag):
 GREY = {"1", "L", "LA", "La", "F"}   # and all whole numbers of more than 8 bits, "I…"
 
 def kind_of(im: Image.Image) -> Kind:
-    "What is special about an image's pixels."
+    "What is special about an image's pixels; its pictures are not counted, for there may be many."
     whole = im.mode.startswith("I")
     top = np.asarray(im).max() if whole else 0
     marks = {Kind.COLOUR: not whole and im.mode not in GREY,
@@ -65,7 +74,7 @@ def kind_of(im: Image.Image) -> Kind:
              Kind.PALETTE: im.mode in ("P", "PA"),
              Kind.ALPHA: im.mode.lower() in ("rgba", "la", "pa") or "transparency" in im.info,
              Kind.DIM: whole and 255 < white(im.mode, top) and top < 4096,
-             Kind.SEVERAL: getattr(im, "n_frames", 1) > 1}
+             Kind.SEVERAL: getattr(im, "is_animated", False)}
     return Kind(sum(kind for kind, holds in marks.items() if holds))
 
 # %% ../nbs/decoding.ipynb #1f000012
