@@ -15,7 +15,7 @@ from torch import nn
 from .inputs import as_images
 from .labels import check_model
 from .layers import full_precision, own_layers
-from ..core import progress, rng
+from ..core import fork_seed, progress, rng
 from ..nets import Classifier, batch_norms, freeze
 from ..splits import Split
 from ..workers import each
@@ -81,7 +81,9 @@ def given(f # features (B, D)
          ) -> Classifier: # on their device, with their precision
     "The model that stands in for another one."
     n = f.shape[1]
-    return freeze(Classifier(PassedOn(n), (0.,) * n, (1.,) * n, None, n)).to(f)
+    with fork_seed("stand in"):       # its head is drawn, and nobody else's draws may move
+        net = PassedOn(n)
+    return freeze(Classifier(net, (0.,) * n, (1.,) * n, None, n)).to(f)
 
 def look(own: Classifier,  # as in features_of
          split: Split, device,
