@@ -99,8 +99,9 @@ ASK_LESS = ("the memory does not suffice ({}). Free some, or ask for less at onc
             "fewer --workers, --device cpu")
 
 def in_words(e: Exception) -> str: # None: it is a mistake of this library
-    "What went wrong. Python, and PyTorch on a GPU and on a CPU, miss memory in three ways."
+    "What went wrong. Python, PyTorch on a GPU and on a CPU, and oneDNN miss memory in four ways."
     if isinstance(e, (DFMLError, OSError)): return str(e)
     import torch
     missing = isinstance(e, (MemoryError, torch.cuda.OutOfMemoryError))
-    if missing or "DefaultCPUAllocator" in str(e): return ASK_LESS.format(brief(e))
+    said = "DefaultCPUAllocator", "could not create a primitive"
+    if missing or any(words in str(e) for words in said): return ASK_LESS.format(brief(e))
