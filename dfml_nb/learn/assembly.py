@@ -16,7 +16,7 @@ from .draws import AllOnce
 from .memory import Memory
 from .train_settings import TrainSettings, check_trust
 from ..nets import Classifier
-from ..parts import DRAW, LEARN, RECOVER, Given, Recover, find_part
+from ..parts import DRAW, LEARN, RECOVER, Given, Recover, by_name
 from ..pool.pool import Pool
 from ..pool.some import some_classes
 from ..recover.tasks import check_tasks
@@ -69,7 +69,7 @@ def build_parts(self: Assembly):
     draw = self.names["draw"]
     recover = self.names["recover"]
     learn = self.names["learn"]
-    kinds = [find_part(LEARN, name, "learn") for name in learn]
+    kinds = [by_name(LEARN, name, "learn part") for name in learn]
     check_kinds(kinds)
     if not any(kind.owns for kind in kinds):
         given.model = self.first_model()
@@ -77,9 +77,9 @@ def build_parts(self: Assembly):
     given.teachers = self.teachers
     self.recover = None
     if recover:
-        self.recover = self.make(find_part(RECOVER, recover, "recover"), recover)
+        self.recover = self.make(by_name(RECOVER, recover, "recover part"), recover)
     given.store = getattr(self.recover, "store", None) or Memory(*self.room())
-    self.draw = self.make(find_part(DRAW, draw, "draw"), draw, s)
+    self.draw = self.make(by_name(DRAW, draw, "draw part"), draw, s)
     given.rounds = self.draw.rounds
     with self.clock("learn"):
         self.learn = [self.make(kind, name) for name, kind in zip(learn, kinds)]

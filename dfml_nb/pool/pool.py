@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core import PoolError, at_home, pick_device, require, whole_number
 from ..nets import Classifier, build_classifier
 from .add import add_models
-from .facts import Facts, digest_of, place_of
+from .facts import Facts, place_of
 from .growing import open_folder
 from .kinds import brief
 from .load import Kept, load_model
@@ -108,14 +108,6 @@ def summary(self: Pool) -> dict: # models, arch, way, domains, epochs
     return dict(models=len(self), arch=dict(Counter(s.arch for s in self.specs)),
                 way=self.way, domains=self.domains,
                 epochs=epochs[0] if len(epochs) == 1 else epochs or None)
-
-# %% ../../nbs/pool/pool.ipynb #d16e5703
-@patch
-def digest(self: Pool,
-           weights_only=False # leave out all but the weights and their order, as old records do
-          ) -> str:           # 16 hexadecimal digits
-    "One number for all that a run reads of this pool."
-    return digest_of(self.specs, weights_only)
 
 # %% ../../nbs/pool/pool.ipynb #0e70634f
 def merge_pools(path,          # the new pool's folder; what is already there is kept

@@ -17,7 +17,7 @@ from .audit import audit
 from .distances import by_features, default_spaces
 from .five import FIve, adapt_generator
 from .generator import invert_generator
-from .inversion import Task, check_images, check_terms, judge, loss_error
+from .inversion import LossError, Task, check_images, check_terms, judge
 from .members import AuditSettings
 from .pixels import invert_pixels
 
@@ -76,8 +76,8 @@ def recover_from(teacher: Classifier, # frozen
     task = invert(teacher, per_class=s.per_class, classes=classes,
                   seed=(s.seed, "audit", number), flip=flip)
     if not task.x.isfinite().all():
-        raise loss_error(f"the images recovered from teacher {number} are NaN or infinite, and no "
-                         "distance to them is a figure: look at it with `dfml check`", [number])
+        raise LossError(f"the images recovered from teacher {number} are NaN or infinite, and no "
+                        "distance to them is a figure: look at it with `dfml check`", [number])
     return task
 
 # %% ../../nbs/recover/audit_teacher.ipynb #faeef83e
