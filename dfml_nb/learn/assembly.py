@@ -163,11 +163,6 @@ def found(self: Assembly) -> dict: # name of a part → what it found in the poo
     return {name: d for name, d in found.items() if d}
 
 @patch(as_prop=True)
-def moving(self: Assembly) -> Classifier:
-    "The meta-model that the learn parts move; None if one of them makes its own."
-    return self.given.model
-
-@patch(as_prop=True)
 def store(self: Assembly):
     "What is recovered so far: the memory, or the recover part's own images."
     return self.given.store

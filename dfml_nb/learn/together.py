@@ -59,15 +59,12 @@ def follow(path, factories, specs, names, settings, seed):
 # %% ../../nbs/learn/together.ipynb #5b17fd1d
 class Together(Callback):
     "Workers take part in the steps: from the first one on, or as soon as it is worth it."
-    def __init__(self, why=None): # why they cannot, or None
-        self.why = why
-        self.block = None         # while they take part
+    block = None         # while they take part
 
     def start(self, trainer, first):
         self.first = first
-        why = self.why or why_alone(trainer)
         jobs = jobs_of(trainer) if trainer.steps > first else 1
-        self.help = Help(trainer.device, jobs, follow, *told(trainer), why=why,
+        self.help = Help(trainer.device, jobs, follow, *told(trainer), why=why_alone(trainer),
                          modules=modules_of(trainer.names))
         self.join(trainer, first)
 

@@ -28,9 +28,7 @@ class Pool(Facts):
                  path,              # folder with pool.json
                  factories=None,    # the caller's own architectures: name → callable
                  cache: int = 32,   # models kept in memory
-                 device="cpu",      # where they are loaded to
-                 first: int = None, # use only the first so many models
-                 room: int = 2**31  # bytes that the kept models may take together
+                 first: int = None  # use only the first so many models
                 ):
         require(isinstance(path, (str, os.PathLike)), "a pool is given as its folder, not as "
                 f"{type(path).__name__}: make one with pretrain_pool, import_folder or add_model",
@@ -40,15 +38,15 @@ class Pool(Facts):
         if first is not None:
             first = whole_number(first, "first", error=PoolError)
         self.path = at_home(path).absolute()
-        self.given = factories, cache, device, first, room
+        self.given = factories, cache, first
         self.factories = factories
         self.specs = read_index(at_home(path))[:first]   # messages name it as it was given
         require(self.specs, f"the pool {path} is empty: put models in with "
                 "pretrain_pool, import_folder or add_model", PoolError)
 
         def load(i):
-            return load_model(self.path, self.specs[i], factories).to(pick_device(device))
-        self._load = Kept(load, cache, room)
+            return load_model(self.path, self.specs[i], factories)
+        self._load = Kept(load, cache, room=2**31)
 
     @classmethod
     def of(cls, pool, factories=None): # a pool or its folder; of a folder, as above
