@@ -156,8 +156,7 @@ def _attempt(f, job) -> tuple: # (answer, None) or (None, error)
 def dealt(jobs: list # or a range
          ) -> list:  # of lists
     "As few lists of jobs as there are ranks, none of them empty."
-    n = n_ranks()
-    return [jobs[r::n] for r in range(min(n, len(jobs)))]
+    return [jobs[r::n_ranks()] for r in range(min(n_ranks(), len(jobs)))]
 
 def broadcast(obj=None,    # on rank 0: what to send, as an answer in share; elsewhere ignored
               device="cpu" # where its tensors go

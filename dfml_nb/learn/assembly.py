@@ -78,7 +78,8 @@ def build_parts(self: Assembly):
     self.recover = None
     if recover:
         self.recover = self.make(by_name(RECOVER, recover, "recover part"), recover)
-    given.store = getattr(self.recover, "store", None) or Memory(*self.room())
+    room = (s.memory, 1000) if s.memory else (10**9, 10**9)     # images of a class, classes
+    given.store = getattr(self.recover, "store", None) or Memory(*room)
     self.draw = self.make(by_name(DRAW, draw, "draw part"), draw, s)
     given.rounds = self.draw.rounds
     with self.clock("learn"):
@@ -99,22 +100,12 @@ def find_roles(self: Assembly):
 
 # %% ../../nbs/learn/assembly.ipynb #b725c9b8
 @patch
-def settings_of(self: Assembly, name: str): # of a part
-    "What is set for a part."
-    return getattr(self.s, name, None)
-
-@patch
 def make(self: Assembly, kind, name: str, *more): # a class of parts; what else it takes
     "A part with its settings. Raises `SettingsError` if it keeps nothing of what it is given."
-    one = kind(self.settings_of(name), self.given, *more)
+    one = kind(getattr(self.s, name, None), self.given, *more)
     require(hasattr(one, "s") and hasattr(one, "given"), f"{kind.__name__}.__init__ must hand on "
             "all that it is given: begin it with super().__init__(...)")
     return one
-
-@patch
-def room(self: Assembly) -> tuple: # (images of a class, classes)
-    "How much the memory keeps."
-    return (self.s.memory, 1000) if self.s.memory else (10**9, 10**9)
 
 # %% ../../nbs/learn/assembly.ipynb #f5704bfe
 @patch
@@ -184,6 +175,6 @@ def check_parts(self: Assembly):
     recover = self.names["recover"]
     for p in self.learn:
         if p.tunes and once:
-            check_once(p, recover, self.settings_of(recover))
+            check_once(p, recover, getattr(self.s, recover, None))
         if isinstance(self.store, Memory):
             check_memory(p, self.store)

@@ -74,17 +74,6 @@ def up_to_4(size: int # side of a teacher's images
     "The side of generated images for a teacher; teachers resize what they see."
     return -(-size // 4) * 4
 
-def fresh_generator(nz: int,       # length of the noise vector
-                    ngf: int,      # width
-                    size: int,     # side of the images, at least
-                    channels: int, # of the images
-                    seed,          # names its weights
-                    half=False     # products in bfloat16
-                   ) -> Generator: # on the CPU
-    "A generator that has learned nothing."
-    with fork_seed(seed, "generator"):
-        return Generator(nz, ngf, up_to_4(size), channels, half)
-
 # %% ../../nbs/recover/generator.ipynb #3a48de7b
 @dataclass
 class GeneratorSettings(JitterSettings):
@@ -134,8 +123,9 @@ def invert_generator(teacher: Classifier,  # frozen
     s.check("generator.")
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
     half = wants_bfloat16(s.precision, y.device)
-    generator = fresh_generator(s.nz, s.ngf, size or teacher.size, channels or teacher.channels,
-                                seed, half)
+    with fork_seed(seed, "generator"):
+        generator = Generator(s.nz, s.ngf, up_to_4(size or teacher.size),
+                              channels or teacher.channels, half)
     drawn = s.draw(teacher, rng(seed, "generator"))
     loop = recover_steps(generator.to(y.device), teacher, y, drawn, s, student)
     for step, (x, terms) in enumerate(progress(loop, "generator inversion", s.steps, quiet)):
