@@ -16,7 +16,6 @@ from .learn.together import Together
 from .learn.trainer import Trainer
 from .learn.training import (Agree, Callback, Checkpoint, Log, Progress, Snapshots,
                                     resume, run_steps)
-from .pool.pool import Pool
 from .ranks import rank, surroundings
 from .runs import RunFolder
 

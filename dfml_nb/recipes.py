@@ -33,6 +33,7 @@ from .worker import hired
 # %% ../nbs/recipes.ipynb #94c6ec1c
 from .choices import (arguments_of, budget_text, check_budget,
                              chosen_settings, exchanged, get_recipe)
+from .table import RECIPES, settings_for
 
 # part of this module, too
 _all_ = ["get_recipe", "check_budget", "budget_text", "exchanged"]

@@ -104,7 +104,7 @@ class GeneratorSettings(JitterSettings):
         return draw_recovery(gen, n, self.nz, self.steps, self.pad)
 
 # %% ../../nbs/recover/generator.ipynb #5b7a6ff5
-BY_HAND = GeneratorSettings(per_class=20, terms=TermWeights())
+BY_HAND = GeneratorSettings(per_class=20, terms=TermWeights())    # outside of recipes
 
 @learning()
 def invert_generator(teacher: Classifier,  # frozen
