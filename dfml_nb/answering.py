@@ -42,9 +42,6 @@ def spoken(net, n_classes, x) -> tuple: # (what it gives back, [(name of a layer
         for hook in hooks:
             hook.remove()
 
-def is_one_of(said, tensors: list) -> bool: # itself, not one with the same numbers
-    return any(said is t for t in tensors)
-
 # %% ../nbs/answering.ipynb #25ae678f
 def _cut(net, n_classes, x):
     "At the layer that answers, if it still answers as before; else uncut."
@@ -55,7 +52,8 @@ def _cut(net, n_classes, x):
     except Exception:      # this is said when it is used
         return HeadedNet(net, n_classes)
     given = tensors_in(named_logits(out))
-    direct = [name for name, v in said if is_one_of(v, given)]
+    same = set(map(id, given))         # themselves, not others with the same numbers
+    direct = [name for name, v in said if id(v) in same]
     called = [name for name, _ in said]
     name = [find_head(net, n_classes), *called, *direct][-1]
     several = len(heads(net, n_classes)) > 1

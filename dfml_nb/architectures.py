@@ -18,11 +18,10 @@ from .core import require
 from .twice import BatchNorm, Conv
 
 # %% ../nbs/architectures.ipynb #7575f888
-def group_norm(c: int,       # channels
-               most: int = 8 # groups at most
+def group_norm(c: int # channels
               ) -> nn.GroupNorm:
-    "Group norm with as many groups as divide the channels, up to `most`."
-    return nn.GroupNorm(max(g for g in range(1, most + 1) if c % g == 0), c)
+    "Group norm with as many groups as divide the channels, up to 8."
+    return nn.GroupNorm(max(g for g in range(1, 9) if c % g == 0), c)
 
 NORMS = dict(batch=BatchNorm, group=group_norm, none=nn.Identity)
 

@@ -8,7 +8,7 @@ __all__ = ['get_recipe', 'check_budget', 'exchanged', 'chosen_settings', 'budget
 # %% ../nbs/choices.ipynb #be8187e8
 import warnings
 
-from .parts import DRAW, LEARN, RECOVER, by_name, find_part
+from .parts import DRAW, LEARN, RECOVER, by_name
 from .core import require
 from .settings import flat, names_of, override, value_of
 from .table import BUDGETS, RECIPES, Recipe, settings_for
@@ -44,10 +44,10 @@ def exchanged(recipe: Recipe,
 def check_names(names: dict): # of parts
     "Raises `SettingsError` for a part that there is not."
     if names["recover"]:
-        find_part(RECOVER, names["recover"], "recover")
+        by_name(RECOVER, names["recover"], "recover part")
     for name in names["learn"]:
-        find_part(LEARN, name, "learn")
-    find_part(DRAW, names["draw"], "draw")
+        by_name(LEARN, name, "learn part")
+    by_name(DRAW, names["draw"], "draw part")
 
 # %% ../nbs/choices.ipynb #09585ed6
 def unread(names: dict, # of the parts

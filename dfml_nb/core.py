@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['versions', 'Clock', 'progress', 'markdown_table', 'in_columns', 'DEVICES', 'device_name', 'pick_device', 'HOST',
-           'atomic_write', 'load_json', 'save_json', 'sha256_file', 'DataError', 'DFMLError', 'EpisodeError',
-           'PoolError', 'RunError', 'SettingsError', 'brief', 'require', 'fork_seed', 'rng', 'stable_seed']
+           'atomic_write', 'load_json', 'save_json', 'DataError', 'DFMLError', 'EpisodeError', 'PoolError', 'RunError',
+           'SettingsError', 'brief', 'require', 'fork_seed', 'rng', 'stable_seed']
 
 # %% ../nbs/core.ipynb #c98db82b
 import contextlib
@@ -22,15 +22,15 @@ from tqdm import tqdm
 from .devices import (DEVICES, USUAL, Held, device_name, learning, matmul_precision,
                              pick_device, single_precision, usual_tensors)
 from .disk import (HOST, as_json, at_home, atomic_write, check_open, check_target,
-                          is_address, load_json, parse_json, save_json, sha256_file,
-                          short_file, to_disk)
+                          is_address, load_json, parse_json, save_json, short_file,
+                          to_disk)
 from .errors import (DataError, DFMLError, EpisodeError, PoolError, RunError,
                             SettingsError, brief, of_python, require, showable, spelled,
                             whole_number, whole_seed)
 from .seeds import fork_seed, one_thread, rng, stable_seed
 
 _all_ = ["DEVICES", "device_name", "pick_device", "HOST", "atomic_write",
-         "load_json", "save_json", "sha256_file", "DataError", "DFMLError", "EpisodeError",
+         "load_json", "save_json", "DataError", "DFMLError", "EpisodeError",
          "PoolError", "RunError", "SettingsError", "brief", "require", "fork_seed", "rng",
          "stable_seed"]
 

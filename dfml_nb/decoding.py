@@ -157,18 +157,15 @@ def decode(file,              # image file
         return as_pixels(im, mode, size)
 
 # %% ../nbs/decoding.ipynb #413797a1
-def image_kind(file) -> Kind:
-    "What is special about a file. Raises `DataError`."
-    with opened(file) as im:
-        return kind_of(im)
-
 def image_kinds(files: list,  # image files
                 desc="",      # shown beside the progress bar
                 quiet=False   # no progress bar (it shows only after two seconds)
                ): # an iterator of uint8 (1,), each a Kind
     "The kinds of files, one after the other."
     for f in progress(files, desc, quiet=quiet, delay=2, leave=False):
-        yield np.array([image_kind(f)], np.uint8)
+        with opened(f) as im:
+            kind = kind_of(im)
+        yield np.array([kind], np.uint8)
 
 def channels_of(kinds # uint8, of image_kinds
                ) -> int: # 1 or 3

@@ -8,6 +8,7 @@ __all__ = ['DEMO', 'clearest', 'answers', 'demo_table', 'demo_picture']
 # %% ../nbs/demo.ipynb #de300004
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,9 +32,7 @@ DEMO = dict(  # recipe → what it is called here, adaptation, colour
     pool_distill=("pool_distill", "ridge", OURS))
 
 # %% ../nbs/demo.ipynb #de300009
-def say(text: str):
-    "Tell the story while it happens."
-    print(text, flush=True)
+say = partial(print, flush=True)   # the story is told while it happens
 
 def demo_pool(images, out: Path, chosen: dict, **how):
     "Teachers; afterwards the images that they saw are not looked at again."
@@ -64,9 +63,8 @@ def demo_learners(pool, out: Path, budget: str, seed, device, quiet) -> dict: # 
 @torch.no_grad()
 def clearest(images: dict,   # class → recovered images (N, C, H, W)
              teachers: list, # functions: images → logits
-             classes: list,  # for each of them its classes, in order
-             n: int = 15     # classes that are wanted
-            ) -> tuple:      # (images (n, C, H, W), their classes)
+             classes: list   # for each of them its classes, in order
+            ) -> tuple:      # (images (at most 15, C, H, W), their classes)
     "The pictures that teachers are surest of, one a class."
     odds = {}
     for teacher, known in zip(teachers, classes):
@@ -74,7 +72,7 @@ def clearest(images: dict,   # class → recovered images (N, C, H, W)
             seen = teacher(images[key]).softmax(1)[:, k]
             odds.setdefault(key, []).append(seen)
     odds = {key: torch.stack(each).mean(0) for key, each in odds.items()}
-    best = sorted(odds, key=lambda key: -odds[key].max().item())[:n]
+    best = sorted(odds, key=lambda key: -odds[key].max().item())[:15]
     return torch.stack([images[key][odds[key].argmax()] for key in best]), best
 
 # %% ../nbs/demo.ipynb #de300012

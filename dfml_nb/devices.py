@@ -48,8 +48,8 @@ def device_name(device   # a torch.device, or its name
     return f"{device.type}, {n} thread{'s' * (n != 1)}"
 
 # %% ../nbs/devices.ipynb #ada30002
-class Held:
-    "A switch of the whole process, set while any thread needs it; to be used by `with`."
+class Held(contextlib.ContextDecorator):
+    "A switch of the whole process, set while any thread needs it: by `with`, or as a decorator."
     def __init__(self, setting): # function → context manager that sets it and puts it back
         self.setting = setting
         self.lock = threading.Lock()
@@ -110,13 +110,7 @@ def usual_switches():
         for put, was, _ in moved:
             put(was)
 
-usual = Held(usual_switches)
-
-@contextlib.contextmanager
-def single_precision():
-    "Within the block new tensors are float32, and are computed with as such, as usual."
-    with usual:
-        yield
+single_precision = Held(usual_switches)   # new tensors are float32, and computed with as such
 
 @contextlib.contextmanager
 def usual_tensors():
@@ -132,7 +126,7 @@ def usual_tensors():
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        stack.enter_context(single_precision())
+        stack.enter_context(single_precision)
         yield
 
 @contextlib.contextmanager

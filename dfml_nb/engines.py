@@ -117,12 +117,6 @@ def run_row(job: tuple,     # (name of an experiment, seed)
     seconds = time.perf_counter() - start
     return mean_over_data(record["test"]), record.get("not_applicable"), seconds, new
 
-def folder_for(engine: str,
-               folder       # may be None
-              ):
-    "A folder by a name that workers understand, whose working folders are others."
-    return folder if folder is None or engine == "local" else os.path.abspath(folder)
-
 # %% ../nbs/engines.ipynb #d907eb09
 def run_rows(names,                  # of experiments: 'all', a table, or TABLE/ROW; several
              budget: str = "cpu",    # 'paper', 'cpu' or 'smoke'
@@ -140,7 +134,8 @@ def run_rows(names,                  # of experiments: 'all', a table, or TABLE/
              workers: int = None
             ) -> Iterator:           # of (name, seed, as from `run_row` or a `DFMLError`)
     "Run rows of the tables, in any order; finished ones are read, not run again."
-    place = partial(folder_for, engine)
+    def place(folder): # as an engine's workers understand it, whose working folders are others
+        return folder if folder is None or engine == "local" else os.path.abspath(folder)
     how = dict(shots=shots, episodes=episodes, device=device, quiet=quiet)
     if engine != "local" and workers is None:
         workers = 1

@@ -53,15 +53,6 @@ def build_member(spec: dict,    # of member_spec
     args.pop("arch_args", None)
     return build_classifier(factories=factories, **args)
 
-# %% ../nbs/ensemble.ipynb #763b773a
-def as_member(m,       # a Classifier, which becomes constant; or a dict as from member_spec
-              factories # see build_net
-             ) -> nn.Module:
-    "A classifier as it stands in an ensemble."
-    if not isinstance(m, Classifier):
-        m = build_member(m, factories)
-    return as_constants(m)
-
 # %% ../nbs/ensemble.ipynb #763b773b
 class Ensemble(nn.Module):
     "Frozen classifiers side by side: `features` (B, sum of their classes) are all their answers."
@@ -80,7 +71,8 @@ class Ensemble(nn.Module):
         self.soft = soft
         self.members = nn.ModuleList()
         for m in members:
-            self.members.append(as_member(m, factories))
+            m = m if isinstance(m, Classifier) else build_member(m, factories)
+            self.members.append(as_constants(m))
         self.head = new_head(sum(m.n_classes for m in self.members), n_classes)
 
     def train(self, mode=True):

@@ -37,10 +37,8 @@ def check_episode(split: Split, # where the episode is to be drawn from
     "Raise `EpisodeError` unless such an episode can be drawn from `split`."
     require(isinstance(split, Split), "episodes are drawn from one split of a data set, such as "
             f"data.test, not from a {type(split).__name__}", EpisodeError)
-    for what, k in dict(way=way, shot=shot, query=query).items():
-        require(hasattr(k, "__index__"), f"{what} must be a whole number, not {k!r}", EpisodeError)
-    require(shot >= 1 and way >= 1 and query >= 0, f"way {way}, shot {shot}, query {query}: "
-            "way and shot must be at least 1, query at least 0", EpisodeError)
+    for what, k, least in (("way", way, 1), ("shot", shot, 1), ("query", query, 0)):
+        whole_number(k, what, least, EpisodeError)
     require(way <= len(split.classes), f"{split.name} has {len(split.classes)} classes, "
             f"too few for {way}-way episodes: ask for a smaller way", EpisodeError)
     c = int(split.counts.argmin())

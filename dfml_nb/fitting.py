@@ -16,7 +16,6 @@ from .learn.together import Together
 from .learn.trainer import Trainer
 from .learn.training import (Agree, Callback, Checkpoint, Log, Progress, Snapshots,
                                     resume, run_steps)
-from .pool.pool import Pool
 from .ranks import rank, surroundings
 from .runs import RunFolder
 
@@ -98,17 +97,12 @@ def train(trainer: Trainer,
         rows += [row for row in folder.rows() if row["step"] < first]
     run_steps(trainer, [*around, *kept(folder, trainer), Together()], first)
 
-# %% ../nbs/fitting.ipynb #3a653f86
-def pretrain_seconds(pool: Pool): # seconds, or None if any model does not say
-    "Time that went into training the models of a pool, added up."
-    s = [m.trained.get("seconds") for m in pool.specs]
-    return None if None in s else round(sum(s), 1)
-
 # %% ../nbs/fitting.ipynb #48fea32b
 def told_of(trainer: Trainer) -> dict: # of JSON
     "What a learner's file says about its training."
-    seconds = {"pretrain": pretrain_seconds(trainer.pool), "recover": 0., "learn": 0.,
-               **trainer.clock.seconds}
+    spent = [m.trained.get("seconds") for m in trainer.pool.specs]
+    pretrain = None if None in spent else round(sum(spent), 1)
+    seconds = {"pretrain": pretrain, "recover": 0., "learn": 0., **trainer.clock.seconds}
     return dict(pool=trainer.pool.summary(), settings=asdict(trainer.s), found=trainer.found(),
                 steps=trainer.steps, device=device_name(trainer.device), versions=versions(),
                 seconds=seconds)

@@ -27,7 +27,7 @@ from .zoo import from_zoo
 ARCHS = dict(conv4=Conv4, conv4_pool=Conv4Pool, conv4_64=Conv4Wide,
              resnet10=ResNet10, resnet18=ResNet18, resnet50=ResNet50, vit=SmallViT)
 
-@single_precision()
+@single_precision
 def build_net(arch: str,         # name in ARCHS or factories, torchvision:NAME, timm:NAME, hf:KIND
               n_classes: int,    # number of classes
               channels: int = 3, # of the input

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Count', 'Whole', 'Positive', 'NotNegative', 'Share', 'DRAW', 'RECOVER', 'LEARN', 'ADAPT', 'Bound', 'Settings',
-           'NoSettings', 'Given', 'part', 'about', 'by_name', 'find_part', 'Part', 'Recover', 'Learn', 'Draw']
+           'NoSettings', 'Given', 'part', 'about', 'by_name', 'Part', 'Recover', 'Learn', 'Draw']
 
 # %% ../nbs/parts.ipynb #3925ede2
 import math
@@ -126,13 +126,6 @@ def by_name(registry: dict,    # name → what is entered under it
     require(known, f"unknown {what} {name!r}: use one of {', '.join(registry)}; a {own} of your "
             "own is known by its name once the module that enters it is imported")
     return registry[name]
-
-def find_part(registry: dict,
-              name: str,     # as entered by `part`
-              kind: str      # of part, for the message
-             ):              # the class or function
-    "Look up a part. Raises `SettingsError`."
-    return by_name(registry, name, f"{kind} part")
 
 # %% ../nbs/parts.ipynb #ced06308
 class Part:

@@ -186,13 +186,12 @@ def random_ground(r: np.random.RandomState, # the stream of random numbers
 LUMA = np.array([.299, .587, .114]) # how bright red, green and blue look
 
 def random_ink(r: np.random.RandomState, # the stream of random numbers
-               ground,                # mean colour (3,) of the background
-               contrast: float = .35  # how much brighter it is at least
+               ground                 # mean colour (3,) of the background
               ) -> np.ndarray:        # colour (3,), each 0 to 1
-    "A colour that can be told from the ground."
+    "A colour that can be told from the ground: it is at least .35 brighter."
     while True:
         ink = r.random_sample(3)
-        if float((ink - ground) @ LUMA) >= contrast: return ink
+        if float((ink - ground) @ LUMA) >= .35: return ink
 
 # %% ../nbs/pictures.ipynb #1f49c1a5
 def draw_glyph(char: str,                # one character

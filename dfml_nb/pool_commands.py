@@ -23,10 +23,9 @@ def pool_budget(budget: str,  # a name
                 models: int   # number of teachers, or None for the budget's
                ) -> dict:     # arguments of pretrain_pool
     "What a budget says about a pool. Raises `SettingsError`."
-    from dfml_nb.core import require
+    from dfml_nb.choices import check_budget
     from dfml_nb.table import POOL_BUDGETS
-    known = ", ".join(POOL_BUDGETS)
-    require(budget in POOL_BUDGETS, f"unknown budget {budget!r}: use one of {known}")
+    check_budget(budget)
     chosen = dict(POOL_BUDGETS[budget])
     if models is not None:
         chosen["n_models"] = models

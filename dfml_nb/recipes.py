@@ -27,13 +27,12 @@ from .parts import LEARN, RECOVER
 from .pool.pool import Pool
 from .ranks import agree, rank, surroundings
 from .runs import RunFolder
-from .settings import filled
+from .settings import override
 from .worker import hired
 
 # %% ../nbs/recipes.ipynb #94c6ec1c
 from .choices import (arguments_of, budget_text, check_budget,
                              chosen_settings, exchanged, get_recipe)
-from .settings import override
 from .table import RECIPES, settings_for
 
 # part of this module, too
@@ -216,7 +215,7 @@ def load(cls: DataFreeMetaLearner,
     with reading(file):
         new = cls(**arguments_of(info["config"]), device=device)
         # what a file lacks came later: it is as the part has it, not as the recipe has it today
-        new.settings = filled(compose(new.names), info["config"]["settings"])
+        new.settings = override(compose(new.names), info["config"]["settings"])
         check_told(info["about"])
     new.folder = folder
     new.made_by = info.get("run")
@@ -235,7 +234,7 @@ def __getstate__(self: DataFreeMetaLearner):
 
 @patch
 def __setstate__(self: DataFreeMetaLearner, state):
-    settings = filled(compose(state["names"]), state["settings"])
+    settings = override(compose(state["names"]), state["settings"])
     vars(self).update(state, settings=settings)
 
 # %% ../nbs/recipes.ipynb #ada50003

@@ -26,20 +26,16 @@ class Scenario:
     budgets: dict
 
 # %% ../nbs/scenarios.ipynb #a66cbdcf
-def trained_on(data: str,     # name of a data set
-               n: int,        # teachers
-               **kw           # more arguments of `pretrain_pool`
-              ) -> dict:      # a part of a pool
-    "Teachers of one data set."
-    return dict(data=data, n_models=n, **kw)
-
-def short(data: str, n: int, **kw) -> dict:
+def short(data: str,     # name of a data set
+          n: int,        # teachers
+          **kw           # more arguments of `pretrain_pool`
+         ) -> dict:      # a part of a pool
     "Teachers that are trained for minutes."
-    return trained_on(data, n, recipe="short", **kw)
+    return dict(data=data, n_models=n, recipe="short", **kw)
 
 def paper(data: str, n: int = 100, **kw) -> dict:
     "Teachers that are trained as the papers do."
-    return trained_on(data, n, recipe="paper", **kw)
+    return dict(data=data, n_models=n, recipe="paper", **kw)
 
 def tiny(n: int, data: str = "glyphs", **kw) -> dict:
     "Teachers of drawn characters that are trained for a second."
@@ -128,16 +124,6 @@ SCENARIOS = dict(
              smoke=[tiny(1, arch_args=dict(norm="group"), lr=2e-3),
                     tiny(1, arch="vit", seed=1, **SMALL_RESNETS)])))
 
-# %% ../nbs/scenarios.ipynb #ed33f5e7
-def find_scenario(name: str,  # in `SCENARIOS`
-                  budget: str # one that it has
-                 ) -> Scenario:
-    "Look up a scenario. Raises `SettingsError`."
-    found = by_name(SCENARIOS, name, "scenario", "scenario")
-    has = ", ".join(found.budgets)
-    require(budget in found.budgets, f"unknown budget {budget!r}: experiments have {has}")
-    return found
-
 # %% ../nbs/scenarios.ipynb #ed33f5e8
 def make_pool(scenario: str,   # a name in `SCENARIOS`
               budget: str,     # 'paper', 'cpu' or 'smoke'
@@ -146,8 +132,12 @@ def make_pool(scenario: str,   # a name in `SCENARIOS`
               device="auto",   # see `pick_device`
               quiet=True       # no progress bar
              ) -> Pool:
-    "The pool of a scenario; what is already there is kept. Raises `DataError`, `PoolError`."
-    parts = [dict(p) for p in find_scenario(scenario, budget).budgets[budget]]
+    """The pool of a scenario; what is already there is kept. Raises `DataError`, `PoolError`,
+    `SettingsError`."""
+    budgets = by_name(SCENARIOS, scenario, "scenario", "scenario").budgets
+    has = ", ".join(budgets)
+    require(budget in budgets, f"unknown budget {budget!r}: experiments have {has}")
+    parts = [dict(p) for p in budgets[budget]]
     where = Path(folder)/f"{scenario}_{budget}"
     # what is missing is missed before hours of training
     data = [load_data(p.pop("data"), root, quiet=quiet) for p in parts]

@@ -20,11 +20,10 @@ def stable_seed(*parts   # anything with a stable repr: numbers, strings, tuples
     return int.from_bytes(digest[:8], "big") >> 1
 
 # %% ../nbs/seeds.ipynb #6a807bd9
-def rng(*parts,              # what this randomness is for, e.g. seed, 'recover', step
-        device="cpu"         # where the generator draws
-       ) -> torch.Generator: # freshly seeded
+def rng(*parts               # what this randomness is for, e.g. seed, 'recover', step
+       ) -> torch.Generator: # on the CPU, freshly seeded
     "A `torch.Generator` of its own for one purpose, seeded by `stable_seed`."
-    return torch.Generator(device=device).manual_seed(stable_seed(*parts))
+    return torch.Generator().manual_seed(stable_seed(*parts))
 
 # %% ../nbs/seeds.ipynb #a0c8efba
 one_thread = threading.RLock()  # of whoever uses what the whole process has one of

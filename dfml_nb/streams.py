@@ -33,16 +33,12 @@ class Unheeded:
         return getattr(self.stream, name)
 
     def write(self, text: str):
-        try:
+        with contextlib.suppress(OSError):
             self.stream.write(text)
-        except OSError:
-            pass
 
     def flush(self):
-        try:
+        with contextlib.suppress(OSError):
             self.stream.flush()
-        except OSError:
-            pass
 
 # %% ../nbs/streams.ipynb #5e7a0011
 def readable():

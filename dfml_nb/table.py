@@ -15,15 +15,18 @@ from .settings import override
 # %% ../nbs/table.ipynb #a019a401
 # the rooms that enter parts in the registries
 import dfml_nb.adapt.icfil
+import dfml_nb.learn.average
 import dfml_nb.learn.bell
 import dfml_nb.learn.bilevel
 import dfml_nb.learn.dro
-import dfml_nb.learn.fusion
 import dfml_nb.learn.igr
 import dfml_nb.learn.interpolate
 import dfml_nb.learn.maml
 import dfml_nb.learn.match
+import dfml_nb.learn.one_teacher
+import dfml_nb.learn.ota
 import dfml_nb.learn.policy
+import dfml_nb.learn.pool_centroid
 import dfml_nb.learn.prototypes
 import dfml_nb.learn.r2d2
 import dfml_nb.recover.black_box

@@ -14,7 +14,6 @@ import torch
 
 from .layers import adapted
 from ..core import EpisodeError, of_python, require, whole_number
-from ..cores import keep_memory
 from ..episodes import episodes
 from ..learn.maml import stack_episodes
 from ..many import activation_bytes, halved, how_many, stackable

@@ -54,14 +54,13 @@ def with_notes(model: Classifier, # changed in place
             setattr(model.get_submodule(where), last, NotedNorm(norm, notes))
 
 # %% ../../nbs/adapt/export.ipynb #ada60009
-def inverse(m,              # (n, n), symmetric, with eigenvalues above 0
-            steps: int = 24 # of Newton's method
-           ):               # (n, n)
+def inverse(m  # (n, n), symmetric, with eigenvalues above 0
+           ):  # (n, n)
     "The inverse by products of matrices (Newton, Schulz)."
     i = torch.arange(m.shape[0], device=m.device)
     eye = (i[:, None] == i).to(m)
     x = eye / m.abs().sum(1).max()
-    for _ in range(steps):
+    for _ in range(24):      # steps of Newton's method
         x = x @ (2 * eye - m @ x)
     return x
 
@@ -71,12 +70,10 @@ CLOSED = dict(centroid=nearest_centroid, centroid_own=nearest_centroid, ridge=ri
 class Deployed(nn.Module):
     "Support images, their labels and query images → scores and features of the queries."
     def __init__(self, model: Classifier, # copied
-                 how: str,                # a name in `CLOSED`
-                 lam: float = 1.):        # penalty of ridge regression
+                 how: str):               # a name in `CLOSED`
         super().__init__()
         self.model = freeze(deepcopy(model)).float().cpu()
         self.how = how
-        self.lam = lam
         self.notes = Notes()
         if how == "centroid":
             with_notes(self.model, self.notes)
@@ -102,7 +99,7 @@ class Deployed(nn.Module):
         "The weights of a linear regression."
         target = y.shape[1] * y - 1
         i = torch.arange(f.shape[0], device=f.device)
-        m = f @ f.T + self.lam * (i[:, None] == i).to(f)
+        m = f @ f.T + (i[:, None] == i).to(f)      # the penalty of `ridge` is 1
         return f.T @ (inverse(m) @ target)
 
 class Features(nn.Module):

@@ -6,7 +6,6 @@
 __all__ = ['coded', 'places', 'check_support']
 
 # %% ../../nbs/adapt/labels.ipynb #ada70004
-import operator
 from collections.abc import Iterable, Mapping, Set
 from numbers import Number
 
@@ -15,7 +14,7 @@ import torch
 
 from .inputs import FILES, as_images, understood
 from ..adopt import settled
-from ..core import EpisodeError, require
+from ..core import EpisodeError, require, whole_number
 from ..nets import Classifier
 from ..splits import in_one_form
 
@@ -62,14 +61,6 @@ def whole_numbers(y # an array
     return whole
 
 # %% ../../nbs/adapt/labels.ipynb #ada10018
-def number_of_classes(way) -> int: # number of classes
-    "Raises `EpisodeError` unless it is a whole number from 1."
-    with understood(f"way={way!r}", "say how many classes there are, or leave it out"):
-        n = operator.index(way)
-    require(n >= 1 and not isinstance(way, bool),
-            f"a task has at least one class, not way={way!r}", EpisodeError)
-    return n
-
 def check_labels(found: set, # all labels of a support set
                  way: int):  # number of classes
     "Raises `EpisodeError` unless these are 0..way-1."
@@ -93,7 +84,7 @@ def coded(y,                  # labels (N,): words, or whole numbers
             EpisodeError)
     classes = np.unique(y)
     if way is not None:
-        way = number_of_classes(way)
+        way = whole_number(way, "way", error=EpisodeError)
         if y.dtype.kind == "i":
             check_labels(set(y.ravel().tolist()), way)
             return torch.from_numpy(y), np.arange(way)
@@ -130,7 +121,7 @@ def check_support(model: Classifier, # to be adapted
                  ) -> tuple:         # x and y as the model takes them
     "Raises `EpisodeError` unless these are images, with each of the labels 0..way-1 at least once."
     check_model(model)
-    way = number_of_classes(way)
+    way = whole_number(way, "way", error=EpisodeError)
     y = plain_labels(y)
     require(y.dtype.kind == "i", "an adaptation by itself takes numbers 0..way-1 as labels: words "
             "are for `DataFreeMetaLearner.adapt`", EpisodeError)

@@ -25,13 +25,12 @@ def pool_answers(teachers: list,   # functions: images (N, C, H, W) in [0, 1] â†
     return torch.cat(answers, 1)
 
 # %% ../../nbs/learn/answers.ipynb #2f6ddcb0
-def similarities(f,               # (B, D)
-                 tau: float = .1  # temperature
+def similarities(f # (B, D)
                 ) -> torch.Tensor: # (B, B) log-probabilities
-    "To which others of a batch each is how similar: log-softmax of cosines / tau, without itself."
+    "To which others of a batch each is how similar: log-softmax of cosines / 0.1, without itself."
     f = F.normalize(f, dim=1)
     itself = torch.eye(len(f), dtype=torch.bool, device=f.device)
-    return (f @ f.T / tau).masked_fill(itself, -1e4).log_softmax(1)
+    return (f @ f.T / .1).masked_fill(itself, -1e4).log_softmax(1)
 
 # %% ../../nbs/learn/answers.ipynb #5769ff84
 def match_terms(out,                    # the student's answers (B, D)

@@ -16,7 +16,7 @@ from .draws import AllOnce
 from .memory import Memory
 from .train_settings import TrainSettings, check_trust
 from ..nets import Classifier
-from ..parts import DRAW, LEARN, RECOVER, Given, Recover, find_part
+from ..parts import DRAW, LEARN, RECOVER, Given, Recover, by_name
 from ..pool.pool import Pool
 from ..pool.some import some_classes
 from ..recover.tasks import check_tasks
@@ -69,7 +69,7 @@ def build_parts(self: Assembly):
     draw = self.names["draw"]
     recover = self.names["recover"]
     learn = self.names["learn"]
-    kinds = [find_part(LEARN, name, "learn") for name in learn]
+    kinds = [by_name(LEARN, name, "learn part") for name in learn]
     check_kinds(kinds)
     if not any(kind.owns for kind in kinds):
         given.model = self.first_model()
@@ -77,9 +77,10 @@ def build_parts(self: Assembly):
     given.teachers = self.teachers
     self.recover = None
     if recover:
-        self.recover = self.make(find_part(RECOVER, recover, "recover"), recover)
-    given.store = getattr(self.recover, "store", None) or Memory(*self.room())
-    self.draw = self.make(find_part(DRAW, draw, "draw"), draw, s)
+        self.recover = self.make(by_name(RECOVER, recover, "recover part"), recover)
+    room = (s.memory, 1000) if s.memory else (10**9, 10**9)     # images of a class, classes
+    given.store = getattr(self.recover, "store", None) or Memory(*room)
+    self.draw = self.make(by_name(DRAW, draw, "draw part"), draw, s)
     given.rounds = self.draw.rounds
     with self.clock("learn"):
         self.learn = [self.make(kind, name) for name, kind in zip(learn, kinds)]
@@ -99,22 +100,12 @@ def find_roles(self: Assembly):
 
 # %% ../../nbs/learn/assembly.ipynb #b725c9b8
 @patch
-def settings_of(self: Assembly, name: str): # of a part
-    "What is set for a part."
-    return getattr(self.s, name, None)
-
-@patch
 def make(self: Assembly, kind, name: str, *more): # a class of parts; what else it takes
     "A part with its settings. Raises `SettingsError` if it keeps nothing of what it is given."
-    one = kind(self.settings_of(name), self.given, *more)
+    one = kind(getattr(self.s, name, None), self.given, *more)
     require(hasattr(one, "s") and hasattr(one, "given"), f"{kind.__name__}.__init__ must hand on "
             "all that it is given: begin it with super().__init__(...)")
     return one
-
-@patch
-def room(self: Assembly) -> tuple: # (images of a class, classes)
-    "How much the memory keeps."
-    return (self.s.memory, 1000) if self.s.memory else (10**9, 10**9)
 
 # %% ../../nbs/learn/assembly.ipynb #f5704bfe
 @patch
@@ -163,11 +154,6 @@ def found(self: Assembly) -> dict: # name of a part → what it found in the poo
     return {name: d for name, d in found.items() if d}
 
 @patch(as_prop=True)
-def moving(self: Assembly) -> Classifier:
-    "The meta-model that the learn parts move; None if one of them makes its own."
-    return self.given.model
-
-@patch(as_prop=True)
 def store(self: Assembly):
     "What is recovered so far: the memory, or the recover part's own images."
     return self.given.store
@@ -189,6 +175,6 @@ def check_parts(self: Assembly):
     recover = self.names["recover"]
     for p in self.learn:
         if p.tunes and once:
-            check_once(p, recover, self.settings_of(recover))
+            check_once(p, recover, getattr(self.s, recover, None))
         if isinstance(self.store, Memory):
             check_memory(p, self.store)

@@ -17,14 +17,14 @@ from .alignment import gradient_alignment
 from .columns import ColumnStudent, LessonBook
 from .distillation import distill_loss, lessons, lessons_of_step, with_others
 from ..nets import Classifier, batch_mode, call, glance, gradients, weights
-from ..parts import LEARN, Count, Learn, Positive, Settings, Whole, part
+from ..parts import LEARN, Count, Learn, Positive, Whole, part
 from ..ranks import by_rank_0
 from ..recover.inversion import check_terms
-from ..recover.views import Edge
+from ..recover.views import JitterSettings
 
 # %% ../../nbs/learn/bell.ipynb #30e13434
 @dataclass
-class BelLSettings(Settings):
+class BelLSettings(JitterSettings):
     "Settings of the cross-task distillation; FREE's released numbers."
     # 'sequential': one task after another on one copy;
     # 'independent': a copy for each task, no alignment
@@ -37,9 +37,6 @@ class BelLSettings(Settings):
     factor: Positive = 67.
     # divergence, see kl_rows; or 'square', see distill_loss
     kl: Literal["true", "released", "square"] = "true"
-    flip: bool = True          # mirror half of the views
-    pad: Whole = 4             # shift them by up to so many pixels
-    edge: Edge = "zeros"       # what comes in where they are shifted
     # what the student answers with: the meta-model's own 5 outputs, 'shared'
     # by all teachers (released code); one for each 'class' of the pool; or one
     # for each output of each 'teacher'

@@ -15,22 +15,19 @@ from .distillation import distill_loss, lessons
 from .loops import inner_loop
 from ..many import One
 from ..nets import Classifier, batch_mode, call, gradients
-from ..parts import LEARN, Learn, Positive, Settings, Whole, part
+from ..parts import LEARN, Learn, Positive, Whole, part
 from ..recover.inversion import check_terms, mean_terms
-from ..recover.views import Edge
+from ..recover.views import JitterSettings
 
 # %% ../../nbs/learn/bilevel.ipynb #b2e7ea0c
 @dataclass
-class BilevelSettings(Settings):
+class BilevelSettings(JitterSettings):
     "The bi-level distillation; numbers from BiDf-MKD's released code."
     steps: Whole = 10          # inner steps
     lr: Positive = .01         # inner step size, plain gradient descent
     second_order: bool = True  # differentiate through the inner loop
     # first steps, in which query sets know no boundary
     warmup: Whole = 20
-    flip: bool = True          # mirror half of the views
-    pad: Whole = 4             # shift them by up to so many pixels
-    edge: Edge = "zeros"       # what comes in where they are shifted
     budgets = dict(
         cpu=dict(warmup=2),
         demo=dict(steps=5, warmup=1),

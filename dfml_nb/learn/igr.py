@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from .distillation import distill_loss, lessons_of_step
 from ..nets import Classifier, batch_mode, call, gradients
-from ..parts import LEARN, Learn, NotNegative, Settings, Whole, part
+from ..parts import LEARN, Learn, NotNegative, part
 from ..recover.inversion import check_terms
-from ..recover.views import Edge
+from ..recover.views import JitterSettings
 
 # %% ../../nbs/learn/igr.ipynb #0dd6c033
 def igr_gradient(losses: list, # functions: dict of weights → scalar, one a task
@@ -68,15 +68,12 @@ def igr_step(model: Classifier, # the meta-model; moved
 
 # %% ../../nbs/learn/igr.ipynb #806fecb5
 @dataclass
-class IGRSettings(Settings):
+class IGRSettings(JitterSettings):
     "Settings of implicit gradient regularisation, from TGR's released code."
     # λ, how far aside each task's gradient is taken
     lam: NotNegative = 1e-3
     # divergence from the teacher, see kl_rows
     kl: Literal["true", "released"] = "true"
-    flip: bool = True          # mirror half of the views
-    pad: Whole = 4             # shift them by up to so many pixels
-    edge: Edge = "zeros"       # what comes in where they are shifted
 
 # %% ../../nbs/learn/igr.ipynb #5661d3a7
 @part(LEARN, "igr")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-import dfml_nb.ensemble          # registers the architectures "pool" and "embedding"
 from ..core import (DFMLError, RunError, atomic_write, check_target, fork_seed, parse_json,
                           require, usual_tensors)
+from ..ensemble import member_spec   # and the architectures "pool" and "embedding"
 from ..nets import Classifier, build_classifier
 from ..pool.belong import state_problem
 from ..pool.kinds import holds_pickle, not_weights, start_of
@@ -31,9 +31,7 @@ def save_model(model: Classifier, # its architecture is recorded if it has `arch
     require(model.arch,
             "this model has no architecture name and could not be read back: "
             "build it with build_classifier", RunError)
-    info = dict(n_classes=model.n_classes, channels=model.channels, size=model.size,
-                mean=model.mean.flatten().tolist(), std=model.std.flatten().tolist(),
-                arch=model.arch, arch_args=model.arch_args, **about)
+    info = {**member_spec(model), **about}
     # layers may share a weight, and the file has it for each
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     info = dict(info, sha256=checksum(state, json.dumps(info)))

@@ -19,14 +19,13 @@ from ..parts import LEARN, Bound, Learn, NotNegative, Settings, Whole, part
 from ..recover.drawn import drawn_images
 
 # %% ../../nbs/learn/pool_centroid.ipynb #a7026737
-def whitening(f,                  # (N, D)
-              power: float,       # 0: a rotation; 0.5: all directions get variance 1
-              floor: float = 1e-4 # smallest variance, as a part of the largest
-             ) -> torch.Tensor:   # (D, D); features times this matrix
+def whitening(f,            # (N, D)
+              power: float  # 0: a rotation; 0.5: all directions get variance 1
+             ) -> torch.Tensor: # (D, D); features times this matrix
     "Stretch the principal directions of features by a power of their variance."
     f = f.double() - f.double().mean(0)
     var, u = torch.linalg.eigh(f.T @ f / len(f))
-    low = floor * var[-1].item() + 1e-30
+    low = 1e-4 * var[-1].item() + 1e-30      # a direction without variance is not blown up
     return (u * var.clamp(min=low) ** -power).float()
 
 # %% ../../nbs/learn/pool_centroid.ipynb #da0a6b87

@@ -14,7 +14,7 @@ from .answers import pool_answers
 from .mixed_views import make_views
 from ..parts import Learn
 from ..precision import Halves, multiplying
-from ..ranks import n_ranks, share
+from ..ranks import dealt, share
 from ..recover.drawn import drawn_images
 from ..recover.inversion import check_terms
 from ..splits import to_bytes, to_float
@@ -62,9 +62,7 @@ def everybody(self: Asking,
              ) -> torch.Tensor: # (N, outputs), on the CPU
     "The answers of all teachers, each asked by one of the ranks."
     given = self.given
-    ranks = n_ranks()
-    jobs = [given.places[r::ranks] for r in range(ranks)]
-    jobs = [places for places in jobs if places]
+    jobs = dealt(given.places)
     def ask(places):
         images = to_float(x).to(given.device)
         said = []

@@ -18,7 +18,7 @@ from .mixed_views import ViewSettings, make_views, shift_and_mirror
 from ..nets import freeze
 from ..parts import LEARN, Count, Learn, NotNegative, Positive, Settings, part
 from ..ranks import by_rank_0
-from ..recover.inversion import check_terms
+from ..recover.inversion import check_terms, mean_terms
 from ..splits import to_float
 
 # %% ../../nbs/learn/r2d2.ipynb #22d20007
@@ -94,12 +94,6 @@ class R2D2(Learn):
                 "name a learn part before it that trains one, such as match")
         self.opt = torch.optim.Adam(moved, self.s.lr)
 
-# %% ../../nbs/learn/r2d2.ipynb #22d2001b
-def mean_of(rows: list, # of dicts
-            name: str   # of a number in each
-           ) -> float:
-    return sum(r[name] for r in rows) / len(rows)
-
 # %% ../../nbs/learn/r2d2.ipynb #22d20010
 @patch
 @torch.no_grad()
@@ -164,7 +158,7 @@ def steps(self: R2D2, k: int # number of the chunk
     self.model.requires_grad_(True)
     rows = [self.adam_step(images, rng(seed, "r2d2", t)) for t in steps]
     freeze(self.model)
-    return {name: mean_of(rows, name) for name in rows[0]}
+    return mean_terms(rows)
 
 # %% ../../nbs/learn/r2d2.ipynb #22d20011
 @patch

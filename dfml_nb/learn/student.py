@@ -48,13 +48,12 @@ def new_student(given,         # as a part is given it
     return student.to(given.device)
 
 # %% ../../nbs/learn/student.ipynb #4a1f1008
-def one_cycle(t: int,          # number of the step
-              steps: int,      # of how many
-              lr: float,       # the largest rate
-              rise: float = .1 # share of steps in which it rises
+def one_cycle(t: int,     # number of the step
+              steps: int, # of how many
+              lr: float   # the largest rate
              ) -> float:
-    "Learning rate of a step: up along a line, down along half a cosine."
-    up = max(1, round(rise * steps))
+    "Learning rate of a step: for a tenth of them up along a line, then down along half a cosine."
+    up = max(1, round(.1 * steps))
     if t < up:
         return lr * (t + 1) / up
     return lr * (1 + math.cos(math.pi * (t - up + 1) / (steps - up + 1))) / 2

@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/learn/together.ipynb #5b3f1717
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 
 import torch
 
@@ -18,6 +18,7 @@ from .training import Agree, Callback, run_steps
 from ..parts import DRAW, LEARN, RECOVER
 from ..pool.pool import Pool
 from ..ranks import agree, broadcast, surroundings
+from ..settings import override
 from ..workers import Help
 
 # %% ../../nbs/learn/together.ipynb #2cebeaa6
@@ -35,15 +36,6 @@ def why_alone(trainer: Trainer) -> str: # or None
     if "__main__" in modules_of(trainer.names):
         return "one of its parts is written in the program itself: put it in a module"
 
-def refilled(s,      # settings, all at their defaults
-             d: dict # as `asdict` made it of others of the same kind
-            ):       # s with the values of d
-    "Settings from their plain values."
-    for f in fields(s):
-        value = getattr(s, f.name)
-        setattr(s, f.name, refilled(value, d[f.name]) if is_dataclass(value) else d[f.name])
-    return s
-
 def told(trainer: Trainer) -> tuple: # arguments of `follow`
     "All that another process needs to build the same trainer."
     pool = trainer.pool
@@ -54,7 +46,7 @@ def follow(path, factories, specs, names, settings, seed):
     "A worker's part in a training."
     pool = Pool(path, factories, first=len(specs))
     pool.specs = specs
-    s = refilled(compose(names), settings)
+    s = override(compose(names), settings)
     trainer = Trainer(pool, names, s, seed, torch.device("cpu"))
     def act():
         agree(**surroundings())
@@ -67,15 +59,12 @@ def follow(path, factories, specs, names, settings, seed):
 # %% ../../nbs/learn/together.ipynb #5b17fd1d
 class Together(Callback):
     "Workers take part in the steps: from the first one on, or as soon as it is worth it."
-    def __init__(self, why=None): # why they cannot, or None
-        self.why = why
-        self.block = None         # while they take part
+    block = None         # while they take part
 
     def start(self, trainer, first):
         self.first = first
-        why = self.why or why_alone(trainer)
         jobs = jobs_of(trainer) if trainer.steps > first else 1
-        self.help = Help(trainer.device, jobs, follow, *told(trainer), why=why,
+        self.help = Help(trainer.device, jobs, follow, *told(trainer), why=why_alone(trainer),
                          modules=modules_of(trainer.names))
         self.join(trainer, first)
 

@@ -100,14 +100,10 @@ class Checkpoint(Callback):
     seconds = 60.    # what a killed run loses at most, but for the step it was in
     share = .2       # of its time so far, which is the most that it loses in the first minutes
 
-    def __init__(self,
-                 folder: RunFolder, # where to
-                 seconds=None):     # between two checkpoints; by default those of the class
+    def __init__(self, folder: RunFolder): # where to
         self.folder = folder
         self.begun = time.monotonic()
         self.last = self.begun
-        if seconds is not None:
-            self.seconds = seconds
 
     def after(self, trainer, i, row):
         now = time.monotonic()
@@ -149,7 +145,7 @@ class Agree(Callback):
     "After each step all ranks have the same weights. Raises `RunError` if they drifted apart."
     def after(self, trainer, i, row):
         if n_ranks() == 1: return
-        model = trainer.moving
+        model = trainer.given.model      # None if a learn part makes its own
         if model is not None and take_over(model, model.mean.device): return
         mine = model is not None and checksum(model.state_dict()), repr(row)
         equal = [theirs == mine for theirs in share(lambda r: mine, range(n_ranks()))]

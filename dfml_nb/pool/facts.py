@@ -11,6 +11,8 @@ import math
 import operator
 from functools import cached_property
 
+from fastcore.basics import patch
+
 from ..core import PoolError, require, stable_seed
 from .kinds import brief
 from .spec import ModelSpec
@@ -94,11 +96,12 @@ def what_is_read(spec: ModelSpec) -> dict:
     return dict(seen, **notes)
 
 # %% ../../nbs/pool/facts.ipynb #be9da8b7
-def digest_of(specs: list,       # rows
-              weights_only=False # leave out all but the weights and their order
-             ) -> str:           # 16 hexadecimal digits
+@patch
+def digest(self: Facts,
+           weights_only=False # leave out all but the weights and their order, as old records do
+          ) -> str:           # 16 hexadecimal digits
     "One number for all that a run reads of these models."
-    rows = [s.sha256 for s in specs]
+    rows = [s.sha256 for s in self.specs]
     if not weights_only:
-        rows = [json.dumps(what_is_read(s), sort_keys=True) for s in specs]
+        rows = [json.dumps(what_is_read(s), sort_keys=True) for s in self.specs]
     return f"{stable_seed(*rows):016x}"

@@ -31,8 +31,6 @@ class OldFile(Storages):
             self.promised += need
             expect(0 <= self.promised <= self.size >= numel, "more numbers than the file has")
             self.kept[key] = Numbers(torch.zeros(need, dtype=torch.uint8), dtype)
-        same = len(self.kept[key]) == numel and self.kept[key].dtype == dtype
-        expect(same, "a storage of two kinds")
         return self.kept[key]
 
     def load(self) -> object: # what the file holds
@@ -48,7 +46,9 @@ class OldFile(Storages):
         expect(self._are_there(keys), "storages that are not there")
         self.file.seek(head.tell())
         for k in keys:
-            _fill_from(self.file, self.kept[k])
+            length = int.from_bytes(self.file.read(8), "little")
+            require(length == len(self.kept[k]), "cut short", EOFError)
+            _fill(self.file, self.kept[k])
         self.finish()
         return out
 
@@ -61,9 +61,8 @@ def _check_facts(facts):
     little = type(facts) is dict and facts.get("little_endian") is True
     expect(little, "numbers in another byte order")
 
-def _fill_from(f, numbers):
-    "Read a storage's length and its numbers."
-    require(int.from_bytes(f.read(8), "little") == len(numbers), "cut short", EOFError)
+def _fill(f, numbers):
+    "Read a storage's numbers."
     if len(numbers):
         read = f.readinto(numbers.raw.numpy())
         require(read == len(numbers.raw), "cut short", EOFError)
@@ -135,9 +134,7 @@ class TarFile(Storages):
             known = type(key) in (int, str) and isinstance(dtype, torch.dtype)
             expect(known and n * dtype.itemsize <= self.size, "more numbers than the file has")
             numbers = Numbers(torch.zeros(n * dtype.itemsize, dtype=torch.uint8), dtype)
-            if n:
-                read = self.file.readinto(numbers.raw.numpy())
-                require(read == len(numbers.raw), "cut short", EOFError)
+            _fill(self.file, numbers)
             self.kept[str(key)] = numbers
         for part, of, start, n in PickleMachine(io.BytesIO(self.file.read(HEAD))).run():
             self.kept[str(part)] = self.kept[str(of)].part(start, n)

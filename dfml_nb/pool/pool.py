@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core import PoolError, at_home, pick_device, require, whole_number
 from ..nets import ARCHS, Classifier, build_classifier
 from .add import add_models
-from .facts import Facts, digest_of, place_of
+from .facts import Facts, place_of
 from .growing import open_folder
 from .kinds import brief
 from .load import Kept, load_model
@@ -29,9 +29,7 @@ class Pool(Facts):
                  path,              # folder with pool.json
                  factories=None,    # the caller's own architectures: name → callable
                  cache: int = 32,   # models kept in memory
-                 device="cpu",      # where they are loaded to
-                 first: int = None, # use only the first so many models
-                 room: int = 2**31  # bytes that the kept models may take together
+                 first: int = None  # use only the first so many models
                 ):
         require(isinstance(path, (str, os.PathLike)), "a pool is given as its folder, not as "
                 f"{type(path).__name__}: make one with pretrain_pool, import_folder or add_model",
@@ -41,15 +39,15 @@ class Pool(Facts):
         if first is not None:
             first = whole_number(first, "first", error=PoolError)
         self.path = at_home(path).absolute()
-        self.given = factories, cache, device, first, room
+        self.given = factories, cache, first
         self.factories = factories
         self.specs = read_index(at_home(path))[:first]   # messages name it as it was given
         require(self.specs, f"the pool {path} is empty: put models in with "
                 "pretrain_pool, import_folder or add_model", PoolError)
 
         def load(i):
-            return load_model(self.path, self.specs[i], factories).to(pick_device(device))
-        self._load = Kept(load, cache, room)
+            return load_model(self.path, self.specs[i], factories)
+        self._load = Kept(load, cache, room=2**31)
 
     @classmethod
     def of(cls, pool, factories=None): # a pool or its folder; of a folder, as above
@@ -111,14 +109,6 @@ def summary(self: Pool) -> dict: # models, arch, way, domains, epochs
     return dict(models=len(self), arch=dict(Counter(s.arch for s in self.specs)),
                 way=self.way, domains=self.domains,
                 epochs=epochs[0] if len(epochs) == 1 else epochs or None)
-
-# %% ../../nbs/pool/pool.ipynb #d16e5703
-@patch
-def digest(self: Pool,
-           weights_only=False # leave out all but the weights and their order, as old records do
-          ) -> str:           # 16 hexadecimal digits
-    "One number for all that a run reads of this pool."
-    return digest_of(self.specs, weights_only)
 
 # %% ../../nbs/pool/pool.ipynb #0e70634f
 def merge_pools(path,          # the new pool's folder; what is already there is kept

@@ -18,7 +18,6 @@ from ..claims import claimed, same_threads
 from ..core import (PoolError, learning, pick_device, progress, require,
                           stable_seed)
 from ..cores import computing
-from ..nets import Classifier
 from .add import add_models
 from .growing import open_folder
 from .plan import (content_digest, key_of, plan_teacher, recipe_of, same_content,
@@ -63,34 +62,19 @@ def _best_epoch(history, best):
 
 # %% ../../nbs/pool/pretrain.ipynb #2f1faa66
 @patch
-def shared(self: Pretraining,
-           plans: list
-          ): # yields (plan, model, accuracy, results)
-    "All teachers, by all processes together."
-    for plan, (state, acc, results) in zip(plans, each(self.answer, plans, self.device)):
-        yield plan, self.filled(plan, state), acc, results
-
-@patch
 def answer(self: Pretraining,
            plan: ModelSpec
           ) -> tuple: # (name → tensor, accuracy, results)
     _, model, acc, results = self.alone(plan)
     return model.net.state_dict(), acc, results
 
-@patch
-def filled(self: Pretraining,
-           plan: ModelSpec,
-           state: dict      # name → tensor, as another rank has trained it
-          ) -> Classifier:
-    model = untrained(plan, "cpu", self.factories)
-    model.net.load_state_dict(state)
-    return model
-
 # %% ../../nbs/pool/pretrain.ipynb #38f0da5e
 @patch
 def rows(self: Pretraining, todo: list, bar): # of plans; yields arguments of add_model
-    "Train some teachers."
-    for plan, model, acc, results in self.shared(todo):
+    "Train some teachers, by all processes together."
+    for plan, (state, acc, results) in zip(todo, each(self.answer, todo, self.device)):
+        model = untrained(plan, "cpu", self.factories)
+        model.net.load_state_dict(state)       # as perhaps another rank has trained it
         noted = dict(threads=torch.get_num_threads(), content=self.content)
         trained = {**plan.trained, **results, **noted}
         yield {**asdict(plan), "accuracy": acc, "trained": trained, "model": model}

@@ -76,6 +76,8 @@ class Storages:
             return pid[1]         # old pickles have its source behind it
         expect(_names_storage(pid), "a storage of an unknown kind")
         numbers = self.get(pid[1], pid[2], pid[4])
+        same = len(numbers) == pid[4] and numbers.dtype == pid[1]
+        expect(same, "a storage of two lengths or kinds")
         return numbers.part(*pid[5][1:]) if pid[5:] and pid[5] else numbers
 
     def read(self, file) -> object: # what the pickle in this stream holds

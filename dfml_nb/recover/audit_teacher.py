@@ -17,7 +17,7 @@ from .audit import audit
 from .distances import by_features, default_spaces
 from .five import FIve, adapt_generator
 from .generator import invert_generator
-from .inversion import Task, check_images, check_terms, judge, loss_error
+from .inversion import LossError, Task, check_images, check_terms, judge
 from .members import AuditSettings
 from .pixels import invert_pixels
 
@@ -76,8 +76,8 @@ def recover_from(teacher: Classifier, # frozen
     task = invert(teacher, per_class=s.per_class, classes=classes,
                   seed=(s.seed, "audit", number), flip=flip)
     if not task.x.isfinite().all():
-        raise loss_error(f"the images recovered from teacher {number} are NaN or infinite, and no "
-                         "distance to them is a figure: look at it with `dfml check`", [number])
+        raise LossError(f"the images recovered from teacher {number} are NaN or infinite, and no "
+                        "distance to them is a figure: look at it with `dfml check`", [number])
     return task
 
 # %% ../../nbs/recover/audit_teacher.ipynb #faeef83e
@@ -103,7 +103,6 @@ def audit_teacher(teacher: Classifier,   # frozen
                   recover="pixels",      # see recover_from
                   other=None,            # a teacher that never saw these classes
                   s: AuditSettings = None,
-                  name="teacher",        # in the table
                   flip=True              # may images be mirrored?
                  ) -> list:              # of rows for audit_table
     "Recover images from one teacher and audit them. Raises `DataError`, `SettingsError`."
@@ -111,9 +110,9 @@ def audit_teacher(teacher: Classifier,   # frozen
     task = recover_from(teacher, recover, s, flip=flip)
     spaces = teacher_spaces(teacher, other, *members[0].shape[1:3])
     found = audit(task, members, reference, spaces, s)
-    rows = [dict(name=name, space=k, **r) for k, r in found.items()]
+    rows = [dict(name="teacher", space=k, **r) for k, r in found.items()]
     sure = confidence(teacher, members, reference)
-    return rows + [dict(name=name, space="confidence", **sure, **judge(task, teacher))]
+    return rows + [dict(name="teacher", space="confidence", **sure, **judge(task, teacher))]
 
 # %% ../../nbs/recover/audit_teacher.ipynb #1cc47c74
 def _cells(r): # of one row
@@ -144,8 +143,7 @@ def _leak_says(best, p, most, p_copies, least): # what was found; p below least
     return says
 
 def verdict(rows: list,   # as for audit_table
-            name=None,    # the rows that count; by default those of the first name
-            level: float = .95 # of both tests
+            name=None     # the rows that count; by default those of the first name
            ) -> dict:     # leaked (bool), p (of all distances together), says (a sentence)
     "Is anything above chance?"
     control = _control_says(rows)
@@ -156,7 +154,7 @@ def verdict(rows: list,   # as for audit_table
     tests = 2 * len(rows)
     p = min(1., tests * best["p"])
     p_copies = min(1., tests * most["p_copies"])
-    found = _leak_says(best, p, most, p_copies, 1 - level)
+    found = _leak_says(best, p, most, p_copies, .05)
     says = (f"By these {len(rows)} distances, recovered images are no closer to the training "
             f"images than to unseen ones (p = {p:.3f}); this is no guarantee.")
     if found:

@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from ..core import fork_seed, rng
-from ..parts import (RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole,
-                           about, part)
+from ..parts import RECOVER, Count, NotNegative, Positive, Recover, about, part
 from .generator import adam, up_to_4
 from .inversion import Task, balanced_labels, check_terms, kl_rows
 from .painter import Generator
-from .views import Edge, jitter
+from .views import JitterSettings, jitter
 from .zero_order import BlackBox, as_asked, query, true_gradient, zero_order_gradient
 
 # %% ../../nbs/recover/black_box.ipynb #0be2fec5
@@ -47,7 +46,7 @@ def sample_losses(logits,         # (k·N, classes): answers, for k copies of th
 
 # %% ../../nbs/recover/black_box.ipynb #70ece91d
 @dataclass
-class AskSettings(Settings):
+class AskSettings(JitterSettings):
     "BiDf-MKD's released numbers, except `adv`, `block` and `student_grad`."
     # 'black': gradients from answers;
     # 'white': true gradients of the same loss, for comparison
@@ -61,9 +60,6 @@ class AskSettings(Settings):
     lr: Positive = 1e-3      # of that Adam
     nz: Count = 256          # length of the noise vector
     ngf: Count = 64          # width of the generator
-    flip: bool = True        # mirror half of the views
-    pad: Whole = 4           # shift them by up to so many pixels
-    edge: Edge = "zeros"     # what comes in where they are shifted
     adv: NotNegative = 1.    # weight of the disagreement, for query sets
     boundary: Literal["l1", "kl"] = "l1" # its kind, see DISAGREEMENTS
     # whether the student's answers move with the images
@@ -127,8 +123,7 @@ def ask_for_task(ask,              # a BlackBox, or an open teacher: images → 
                  size: int = 0,    # side of the images; 0: as the service takes them
                  channels: int = 0, # of the images; 0: as the service takes them
                  student=None,     # x → logits: for a query set near the boundary
-                 device="cpu",     # of generator and images
-                 watch=None        # called with (step, images, loss)
+                 device="cpu"      # of generator and images
                 ) -> tuple:        # (task, loss of the last step)
     "Recover a task from a service (BiDf-MKD, data-free task recovery). Raises `SettingsError`."
     s.check("black_box.")
@@ -138,12 +133,10 @@ def ask_for_task(ask,              # a BlackBox, or an open teacher: images → 
     y = balanced_labels(ask.n_classes, s.per_class, device)
     z = torch.randn(len(y), s.nz, generator=gen).to(device).requires_grad_()
     opt = adam([*g.parameters(), z], s.lr)
-    for step in range(s.steps):
+    for _ in range(s.steps):
         x = g(z)
         opt.zero_grad()
         loss = black_box_step(ask, jitter(x, gen, s.pad, s.flip, s.edge), y, s, gen, student)
-        if watch:
-            watch(step, x.detach(), loss)
         opt.step()
     return Task(x.detach(), y, classes or list(range(ask.n_classes)), number), loss
 

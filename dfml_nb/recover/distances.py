@@ -12,7 +12,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from ..nets import Classifier, build_classifier
+from ..nets import Classifier, build_classifier, freeze
 
 # %% ../../nbs/recover/distances.ipynb #6eb87d48
 def pixel_distance(a,   # images (K, C, H, W), or features (K, D)
@@ -86,8 +86,7 @@ def untrained(channels: int,     # of the images
               seed=0             # of the weights
              ) -> Classifier:    # frozen
     "A Conv4 with fixed random weights: features that depend on no data."
-    model = build_classifier("conv4", 2, channels, size, seed=("audit", seed))
-    return model.eval().requires_grad_(False)
+    return freeze(build_classifier("conv4", 2, channels, size, seed=("audit", seed)))
 
 # %% ../../nbs/recover/distances.ipynb #5a92f004
 def by_features(model: Classifier): # a distance

@@ -12,11 +12,11 @@ from typing import Literal
 from fastcore.basics import patch
 
 from ..core import PoolError, require, rng
-from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Settings, Whole, part
+from ..parts import RECOVER, Count, NotNegative, Positive, Recover, Whole, part
 from .drawn import drawn_images
 from .dynamic_set import Balance, DynamicDataset, harder_pull, inversion_pull
 from .inversion import TermWeights, check_terms
-from .views import Edge
+from .views import JitterSettings
 
 # %% ../../nbs/recover/dynamic.ipynb #1a1a5caa
 class Switch:
@@ -51,8 +51,9 @@ class Switch:
 
 # %% ../../nbs/recover/dynamic.ipynb #be5860db
 @dataclass
-class DynamicSettings(Settings):
-    "Settings of the dynamic data set; PURER's released numbers, unless noted."
+class DynamicSettings(JitterSettings):
+    """Settings of the dynamic data set; PURER's released numbers, unless noted
+    (which do not mirror)."""
     per_class: Count = 20      # images of a class (released: 16 for one shot)
     # what the images start from (released: noise)
     start: Literal["noise", "drawn"] = "noise"
@@ -65,9 +66,7 @@ class DynamicSettings(Settings):
     balance: Balance = "equal"
     patience: Count = 6        # of the switch
     curriculum: bool = True    # False: the switch stays off
-    flip: bool = True          # mirror half of the views (released: no)
-    pad: Whole = 2             # shift them by up to so many pixels
-    edge: Edge = "zeros"       # what comes in where they are shifted
+    pad: Whole = 2             # shift views by up to so many pixels
     terms: TermWeights = field(
         default_factory=lambda: TermWeights(bn=.01, adv=0., tv=1e-4, norm=1e-5))
     budgets = dict(smoke={"per_class": 4, "patience": 1})
@@ -126,8 +125,7 @@ def tasks(self: Dynamic, places, key, student=None):
     s = self.s
     keys = [self.given.pool.class_keys(j) for j in places]
     teachers = self.teachers(places)
-    terms = inversion_pull(self.store, teachers, keys, s.terms, rng(*key), s.flip, s.pad,
-                           s.edge, s.balance)
+    terms = inversion_pull(self.store, teachers, keys, s, rng(*key))
     check = dict(terms)
     if self.open:
         learn = self.given.outer

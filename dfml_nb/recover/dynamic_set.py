@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from ..core import EpisodeError, require
 from ..episodes import Episode
 from ..ranks import broadcast, share
-from .inversion import Task, TermWeights, inversion_terms, mean_terms
-from .views import Edge, draw_jitter, shifted
+from .inversion import Task, inversion_terms, mean_terms
+from .views import draw_jitter, shifted
 
 # %% ../../nbs/recover/dynamic_set.ipynb #c6ca068d
 class DynamicDataset:
@@ -124,19 +124,16 @@ def add_grads(data: DynamicDataset,
 def inversion_pull(data: DynamicDataset,
                    teachers: list,   # frozen classifiers
                    classes: list,    # for each of them the global keys of its outputs
-                   weights: TermWeights, # of the inversion terms
-                   gen,              # torch.Generator on the CPU
-                   flip=True,        # mirror half of the views
-                   pad: int = 2,     # shift them by up to so many pixels
-                   edge: Edge = "zeros", # what comes in where they are shifted
-                   balance: Balance = "equal" # weights of the teachers, see teacher_weights
+                   s,                # settings with terms, balance, flip, pad, edge
+                   gen               # torch.Generator on the CPU
                   ) -> dict:         # name of a term → mean over teachers
     "Add the gradients of the teachers' weighted inversion losses to the images (PURER, ECI)."
-    shifts = [draw_jitter(gen, pad) for _ in teachers]
-    counts = teacher_weights(len(teachers), balance)
+    shifts = [draw_jitter(gen, s.pad) for _ in teachers]
+    counts = teacher_weights(len(teachers), s.balance)
     def job(k):
         x, y = data.of(classes[k])
-        terms = inversion_terms(teachers[k], shifted(x, shifts[k], pad, flip, edge), y, weights)
+        view = shifted(x, shifts[k], s.pad, s.flip, s.edge)
+        terms = inversion_terms(teachers[k], view, y, s.terms)
         images = [data.images[c] for c in classes[k]]
         grads = torch.autograd.grad(counts[k] * sum(terms.values()), images)
         return grads, {name: v.item() for name, v in terms.items()}

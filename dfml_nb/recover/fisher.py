@@ -18,11 +18,10 @@ def random_probe(channels: int = 3, # of the images
                  size: int = 32,    # their side; they are enlarged to 16 pixels if they are smaller
                  mean=None,         # per channel, as in build_classifier
                  std=None,          # the same
-                 arch: str = "conv4", # of the probe
-                 n_outputs: int = 5 # answers that it can give
-                ) -> Classifier:    # frozen
+                 arch: str = "conv4" # of the probe
+                ) -> Classifier:    # of five outputs, frozen
     "The network whose Fisher information embeds tasks: random, always the same, never trained."
-    net = build_classifier(arch, n_outputs, channels, max(size, 16), mean, std, seed="probe")
+    net = build_classifier(arch, 5, channels, max(size, 16), mean, std, seed="probe")
     return freeze(net)
 
 def probed(probe: nn.Module

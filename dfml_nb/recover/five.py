@@ -15,27 +15,22 @@ from fastcore.basics import patch
 
 from ..core import fork_seed, rng
 from ..nets import Classifier
-from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
-                           part)
-from ..precision import Precision, wants_bfloat16
+from ..parts import RECOVER, Count, Positive, Recover, about, part
+from ..precision import wants_bfloat16
 from ..ranks import share
-from .generator import Decode, adam, draw_recovery, recover_steps, up_to_4
+from .generator import GeneratorSettings, adam, recover_steps, up_to_4
 from .inversion import (TermWeights, as_tasks, balanced_labels, check_images,
                                        check_terms, mean_terms)
 from .painter import FACTS, Generator, facts
-from .views import Edge
 
 # %% ../../nbs/recover/five.ipynb #dfa812da
 @dataclass
-class FIveSettings(Settings):
-    "Settings of FIve; as released, except `meta_grad`, `persistent`, `terms`."
+class FIveSettings(GeneratorSettings):
+    """Settings of FIve, beside those of a fresh generator; as released, except
+    `meta_grad`, `persistent`, `terms`."""
     steps: Count = 5           # k, gradient steps for each teacher
     per_class: Count = 20      # images of each class
-    lr: Positive = 1e-3        # inner Adam, weights of the generator
-    lr_z: Positive = 1e-3      # inner Adam, noise
     lr_meta: Positive = 1e-3   # outer Adam
-    nz: Count = 256            # length of the noise vector
-    ngf: Count = 64            # width of the generator
     # gradient that trains the meta-generator: the mean over 'all' inner steps
     # (Fast-Datafree), or that of the 'last' one (released FREE)
     meta_grad: Literal["last", "all"] = "all"
@@ -43,23 +38,10 @@ class FIveSettings(Settings):
     # what the generator knows of a class, besides noise: its 'position' among
     # the teacher's outputs, or the row of the teacher's 'head'
     told: Literal["nothing", "position", "head"] = "nothing"
-    flip: bool = True          # mirror half of the views
-    pad: Whole = 4             # shift them by up to so many pixels
-    edge: Edge = "zeros"       # what comes in where they are shifted
-    decode: Decode = "before"  # the last update (released FREE), or 'after' it
-    # of the generator's products; 'auto': bfloat16 on processors that have it
-    precision: Precision = "float32"
     terms: TermWeights = field(default_factory=TermWeights)
     budgets = dict(
         demo={"per_class": 16, "ngf": 32},
         smoke={"per_class": 4, "steps": 2, "ngf": 8, "nz": 32})
-
-    def draw(self, teacher: Classifier,
-             gen                # torch.Generator on the CPU
-            ) -> tuple: # (noise (images, nz), list of shifts, one a step)
-        "The randomness of one recovery from `teacher`."
-        n = teacher.n_classes * self.per_class
-        return draw_recovery(gen, n, self.nz, self.steps, self.pad)
 
 # %% ../../nbs/recover/five.ipynb #f5fa8ef6
 def adapt_generator(generator: Generator,  # the meta-generator; not changed
@@ -70,12 +52,12 @@ def adapt_generator(generator: Generator,  # the meta-generator; not changed
                     watch=None             # called with (step, images, terms)
                    ) -> tuple: # (images, labels, meta-gradients, terms of the last step)
     "Recover images from one teacher in `s.steps` steps (FREE, inner loop of FIve)."
+    s.check("five.")
     g = deepcopy(generator)
     y = balanced_labels(teacher.n_classes, s.per_class, teacher.mean.device)
     told = None if s.told == "nothing" else facts(teacher, s.told).to(y.device)[y]
     grads = [torch.zeros_like(p) for p in g.parameters()]
-    loop = recover_steps(g, teacher, y, noise_and_shifts, s.terms, s.lr, s.lr_z, student,
-                         s.flip, s.pad, s.edge, s.decode, told)
+    loop = recover_steps(g, teacher, y, noise_and_shifts, s, student, told)
     for step, (x, terms) in enumerate(loop):
         if watch:
             watch(step, x, terms)

@@ -23,7 +23,7 @@ from .inversion import check_terms
 # %% ../../nbs/recover/groups.ipynb #3b1cf617
 def spectral_groups(sim,           # (N, N), 0..1
                     groups: int,   # how many
-                    seed: int = 0  # of the clustering's start
+                    seed: int      # of the clustering's start
                    ) -> torch.Tensor: # (N,), 0..groups-1
     "Spectral clustering with dissimilarity as affinity (TGR, task groupings)."
     from sklearn.cluster import SpectralClustering   # takes its time
@@ -55,7 +55,7 @@ def best_swap(s,      # (N, N) similarities, 0 on the diagonal
 # %% ../../nbs/recover/groups.ipynb #1d7f7223
 def even_groups(sim,           # (N, N), 0..1
                 groups: int,   # how many
-                seed: int = 0  # of the start
+                seed: int      # of the start
                ) -> torch.Tensor: # (N,), 0..groups-1
     "Groups of equal size (up to one), by swapping pairs while the similarity within groups falls."
     n = len(sim)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['label_loss', 'BNStats', 'bn_loss', 'tv_loss', 'norm_loss', 'kl_rows', 'boundary_loss', 'TermWeights',
-           'inversion_terms', 'LossError', 'loss_error', 'check_images', 'check_terms', 'naming', 'Task',
-           'balanced_labels', 'judge', 'transfer_accuracy']
+           'inversion_terms', 'LossError', 'check_images', 'check_terms', 'naming', 'Task', 'balanced_labels', 'judge',
+           'transfer_accuracy']
 
 # %% ../../nbs/recover/inversion.ipynb #f26e7f8a
 import threading
@@ -20,12 +20,12 @@ from torch import nn
 from ..core import PoolError, require
 from ..nets import Classifier
 from ..parts import NotNegative, Settings
-from .alarms import LossError, check_images, check_terms, loss_error, naming
+from .alarms import LossError, check_images, check_terms, naming
 from .tasks import (Task, as_tasks, balanced_labels, judge, mean_terms,
                                    transfer_accuracy)
 
 # part of this module, too
-_all_ = ["LossError", "loss_error", "check_images", "check_terms", "naming", "Task",
+_all_ = ["LossError", "check_images", "check_terms", "naming", "Task",
          "balanced_labels", "judge", "transfer_accuracy"]
 
 # %% ../../nbs/recover/inversion.ipynb #9fa1e1df

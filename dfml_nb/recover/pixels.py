@@ -13,15 +13,14 @@ import torch
 
 from ..core import learning, require, rng
 from ..nets import Classifier, resized
-from ..parts import (RECOVER, Count, Positive, Recover, Settings, Whole, about,
-                           part)
+from ..parts import RECOVER, Count, Positive, Recover, Whole, about, part
 from ..precision import Halves, Precision, multiplying
 from ..ranks import share
 from .drawn import drawn_images
 from .frozen_norm import FrozenStats
 from .inversion import (Task, TermWeights, as_tasks, balanced_labels, check_terms,
                                        inversion_terms, judge)
-from .views import Edge, jitter
+from .views import Edge, JitterSettings, jitter
 
 # %% ../../nbs/recover/pixels.ipynb #7698cd09
 def first_pixels(teacher: Classifier,
@@ -85,15 +84,13 @@ def invert_pixels(teacher: Classifier,  # frozen
 
 # %% ../../nbs/recover/pixels.ipynb #c515c35c
 @dataclass
-class PixelsSettings(Settings):
+class PixelsSettings(JitterSettings):
     "Settings of the inversion by pixels."
     per_class: Count = 20      # images of each class
     steps: Count = 150         # gradient steps
     lr: Positive = .01         # Adam's step, in units of pixel value
     start: Literal["drawn", "noise"] = "drawn" # what it starts from
-    flip: bool = True          # mirror half of the views
-    pad: Whole = 2             # shift them by up to so many pixels
-    edge: Edge = "zeros"       # what comes in where they are shifted
+    pad: Whole = 2             # shift views by up to so many pixels
     # of the teachers' products; 'auto': bfloat16 on processors that have
     # it, in networks that bear it
     precision: Precision = "float32"

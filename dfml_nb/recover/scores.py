@@ -15,7 +15,7 @@ import torch
 from ..core import fork_seed, rng
 from .inversion import Task, TermWeights, judge
 from .painter import Generator
-from .generator import draw_recovery, recover_steps, up_to_4
+from .generator import GeneratorSettings, draw_recovery, recover_steps, up_to_4
 from .consensus import answers
 from .spoil import untrained_like
 from ..nets import Classifier, batch_norms
@@ -65,9 +65,8 @@ def sample(teacher: Classifier,  # frozen
     labels = torch.randperm(teacher.n_classes, generator=gen)[:s.classes].sort()[0]
     y = labels.repeat(s.per_class).to(device)
     drawn = draw_recovery(gen, len(y), s.nz, s.steps)
-    steps = recover_steps(generator.to(device), teacher, y, drawn, TermWeights(bn=s.w_bn),
-                          s.lr, s.lr, flip=flip)
-    for x, _ in steps:
+    how = GeneratorSettings(terms=TermWeights(bn=s.w_bn), lr=s.lr, lr_z=s.lr, flip=flip)
+    for x, _ in recover_steps(generator.to(device), teacher, y, drawn, how):
         pass
     return Task(x, y, keys, number)
 

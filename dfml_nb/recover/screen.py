@@ -125,11 +125,10 @@ def screen(pool,                     # the teachers to score, a `Pool` or its fo
     odd = odd_ones(rows, [f"{m.arch} {m.arch_args}" for m in pool.specs])
     return [with_trust(dict(r, odd=o), s) for r, o in zip(rows, odd)]
 
-def trust_weights(rows: list,       # of screen
-                  floor: float = .3 # who is trusted less is never asked
-                 ) -> list:         # one weight a teacher, 0..1
+def trust_weights(rows: list # of screen
+                 ) -> list:  # one weight a teacher, 0..1
     "Weights for the draw of teachers. Raises `PoolError` if nobody is left."
-    weights = [r["trust"] if r["trust"] >= floor else 0. for r in rows]
+    weights = [r["trust"] if r["trust"] >= .3 else 0. for r in rows]   # who has less is not asked
     require(any(weights), f"the screen trusts none of these {len(rows)} teachers: "
                           "look at the reasons it gives, or train without it", PoolError)
     return weights

@@ -7,7 +7,7 @@ __all__ = ['SPOILERS', 'WRONG_LABELS', 'spoil', 'wrong_labels', 'train_wrongly',
 
 # %% ../../nbs/recover/spoil.ipynb #ddf0e9cc
 from copy import deepcopy
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 import torch
 
@@ -17,9 +17,10 @@ from ..nets import Classifier, build_classifier, freeze
 from ..ensemble import build_member, member_spec
 from ..pool.add import add_model
 from ..pool.growing import open_folder
+from ..pool.plan import recipe_of
 from ..pool.pool import Pool
 from ..pool.spec import ModelSpec
-from ..pool.teacher import TrainRecipe, teacher_data, train_teacher
+from ..pool.teacher import teacher_data, train_teacher
 
 # %% ../../nbs/recover/spoil.ipynb #2a72d74e
 def untrained_like(model: Classifier,
@@ -93,13 +94,12 @@ def train_wrongly(spec: ModelSpec,  # the row of a teacher that was trained on t
                   data: DataSet     # that the teacher was trained on
                  ) -> Classifier:   # frozen
     "The teacher of a pool's row, trained again on wrong labels."
-    recipe = TrainRecipe(**{f.name: spec.trained[f.name] for f in fields(TrainRecipe)})
     model = build_classifier(spec.arch, spec.n_classes, spec.channels, spec.size,
                              spec.mean, spec.std, seed=("bad", seed, spec.name), **spec.arch_args)
     x, y, held_x, held_y = teacher_data(data.train, spec.class_names)
     y = wrong_labels(y, kind, spec.n_classes, seed)
     held_y = wrong_labels(held_y, kind, spec.n_classes, seed)
-    return train_teacher(model, x, y, held_x, held_y, recipe, "bad", seed)[0]
+    return train_teacher(model, x, y, held_x, held_y, recipe_of(spec), "bad", seed)[0]
 
 # %% ../../nbs/recover/spoil.ipynb #28333d3b
 def bad_teacher(pool: Pool,

@@ -6,13 +6,14 @@
 __all__ = ['Edge', 'PADDING', 'draw_jitter', 'shifted', 'jitter']
 
 # %% ../../nbs/recover/views.ipynb #21e37aee
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from ..core import require
-from ..parts import check_value
+from ..parts import Settings, Whole, check_value
 
 # %% ../../nbs/recover/views.ipynb #61b00d45
 def draw_jitter(gen,         # torch.Generator on the CPU
@@ -53,3 +54,11 @@ def jitter(x,            # (N, C, H, W)
           ) -> torch.Tensor: # (N, C, H, W)
     "Shift by up to `pad` pixels and mirror at random, see `shifted`."
     return shifted(x, draw_jitter(gen, pad), pad, flip, edge)
+
+# %% ../../nbs/recover/views.ipynb #5a0717e5
+@dataclass
+class JitterSettings(Settings):
+    "How views are made of images; to be joined by what else a part can be set to."
+    flip: bool = True          # mirror half of the views
+    pad: Whole = 4             # shift them by up to so many pixels
+    edge: Edge = "zeros"       # what comes in where they are shifted
