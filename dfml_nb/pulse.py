@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/pulse.ipynb #92c32996
+import ctypes
 import threading
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -98,7 +99,9 @@ def in_group(store, me: int, n: int,   # as of `Pulse`
     finally:
         _pulse.end()
         store = None                  # so that no traceback keeps it
-        if not _pulse.pending:        # one that never ends could not be left
+        if _pulse.pending:            # it never ends; PyTorch 2.4 would wait for it at the exit
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
+        else:
             _pulse = None
             dist.destroy_process_group()
             _thread = None
