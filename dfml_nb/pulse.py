@@ -72,6 +72,16 @@ def is_joined() -> bool:
 NOT_FOUND = ("the processes of this job could not find each other ({}): "
              "start them all with the same torchrun command")
 
+def leave():
+    "Take the group apart, unless an operation never ends; at its exit PyTorch 2.4 waits for such."
+    global _pulse, _thread
+    if _pulse.pending:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
+        return
+    _pulse = None
+    dist.destroy_process_group()
+    _thread = None
+
 @contextmanager
 def in_group(store, me: int, n: int,   # as of `Pulse`
              backend: str = "gloo",    # of `torch.distributed`
@@ -99,12 +109,7 @@ def in_group(store, me: int, n: int,   # as of `Pulse`
     finally:
         _pulse.end()
         store = None                  # so that no traceback keeps it
-        if _pulse.pending:            # it never ends; PyTorch 2.4 would wait for it at the exit
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
-        else:
-            _pulse = None
-            dist.destroy_process_group()
-            _thread = None
+        leave()
 
 # %% ../nbs/pulse.ipynb #ccd8df58
 LOOK = timedelta(seconds=.5)
