@@ -169,9 +169,6 @@ class DataSet:
                 f"{sorted(shapes)}: bring them to one size with --size (in Python size=...), "
                 "to one number of channels with --channels (channels=...)", DataError)
         self.shape, = shapes    # of an image: channels, height, width
-        self.channels, self.size, _ = self.shape
-        # may its images be mirrored?
-        self.flip = name.partition("_")[0] not in UNMIRRORED
 
     def __getitem__(self, split: str) -> Split:
         require(split in self.splits, f"{self.name} has no split {split!r}: "
@@ -207,6 +204,16 @@ def test(self: DataSet) -> Split:
 
 # %% ../nbs/splits.ipynb #8a3f20c3
 @patch(as_prop=True)
+def channels(self: DataSet) -> int:
+    "1 (grey) or 3 (colour)"
+    return self.shape[0]
+
+@patch(as_prop=True)
+def size(self: DataSet) -> int:
+    "height = width, in pixels"
+    return self.shape[1]
+
+@patch(as_prop=True)
 def mean(self: DataSet) -> tuple:
     "by channel, in [0, 1]"
     return self.stats[0]
@@ -215,6 +222,11 @@ def mean(self: DataSet) -> tuple:
 def std(self: DataSet) -> tuple:
     "by channel, in [0, 1]"
     return self.stats[1]
+
+@patch(as_prop=True)
+def flip(self: DataSet) -> bool:
+    "may its images be mirrored?"
+    return self.name.partition("_")[0] not in UNMIRRORED
 
 # %% ../nbs/splits.ipynb #8a3f20d1
 LUMA = np.array([19595, 38470, 7471], dtype=np.uint32).reshape(1, 3, 1, 1)   # of 65536
