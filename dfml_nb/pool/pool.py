@@ -9,18 +9,15 @@ __all__ = ['Pool', 'merge_pools']
 import os
 from collections import Counter
 
-import torch
 from fastcore.basics import patch
 
-from ..adopt import shaken
-from ..answering import unmoved
 from ..core import PoolError, at_home, pick_device, require, whole_number
-from ..nets import ARCHS, Classifier, build_classifier, call, gradients
-from ..own import real_looking
+from ..nets import ARCHS, Classifier, build_classifier
 from .add import add_models
 from .facts import Facts, place_of
 from .growing import open_folder
 from .kinds import brief
+from .lent import check_lent
 from .load import Kept, load_model
 from .restore import restore
 from .spec import ModelSpec, read_index
@@ -88,23 +85,6 @@ def class_keys(self: Pool,
         domain = s.domain and in_one_form(s.domain)
         return [(domain, in_one_form(n)) for n in s.class_names]
     return [(s.domain, s.name, c) for c in range(s.n_classes)]
-
-# %% ../../nbs/pool/pool.ipynb #51ba5ea7
-def check_lent(model: Classifier): # not changed
-    "Raises `PoolError` unless its gradients by weights that it is lent are those by its own."
-    x = real_looking(2, model.channels, model.size)
-    with unmoved(model):
-        host = shaken(model)
-        w = dict(model.named_parameters())
-        with torch.enable_grad():
-            answers = model(x), call(host, {**w, **dict(model.named_buffers())}, x)
-            if not answers[0].requires_grad: return      # it cannot be trained anyway
-            own, lent = (gradients(out.square().sum(), w.values()) for out in answers)
-    for a, b in zip(own, lent):
-        same = (a - b).abs().max() <= .01 * a.abs().max()
-        require(same, f"the meta-model {model.arch!r} computes parts of itself once more when "
-                "gradients are taken (torch.utils.checkpoint), and not with the weights that it "
-                "was lent: build it without", PoolError)
 
 # %% ../../nbs/pool/pool.ipynb #51ba5ea8
 @patch
